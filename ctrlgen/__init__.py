@@ -1,0 +1,111 @@
+"""ctrlgen: sampling from a trained energy is feedback control of a density.
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+try:
+    __version__ = version("ctrlgen")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+# public name -> module that defines it
+_NAMES = {
+    "Estimate": "estimate",
+    "Energy": "energies.base",
+    "Properties": "energies.base",
+    "Quadratic": "energies.analytic",
+    "GaussianMixture": "energies.analytic",
+    "DoubleWell": "energies.analytic",
+    "Banana": "energies.analytic",
+    "Funnel": "energies.analytic",
+    "Ring": "energies.analytic",
+    "SymbolicEnergy": "energies.symbolic",
+    "CallableEnergy": "energies.symbolic",
+    "MLPEnergy": "energies.neural",
+    "TrainedEnergy": "energies.trained",
+    "compose": "energies.algebra",
+    "Gaussian": "datasets",
+    "load_energy": "store",
+    "save_energy": "store",
+    "list_models": "store",
+    "Langevin": "plants.particles",
+    "KineticLangevin": "plants.particles",
+    "GradientFlow": "plants.particles",
+    "FokkerPlanckGrid": "plants.grid",
+    "GaussianPlant": "plants.gaussian",
+    "Annealing": "plants.schedule",
+    "TransportRamp": "plants.schedule",
+    "ClosedLoop": "loop",
+    "generate": "loop",
+    "Response": "response",
+    "DivergenceError": "response",
+    "train": "train.fit",
+    "TrainingResult": "train.fit",
+    "EnergyMatching": "train.objectives",
+    "ScoreMatching": "train.objectives",
+    "ContrastiveDivergence": "train.objectives",
+    "MaximumLikelihood": "train.objectives",
+}
+_MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
+
+__all__ = sorted([*_NAMES, *_MODULES])
+
+if TYPE_CHECKING:
+    from ctrlgen import datasets as datasets
+    from ctrlgen import measure as measure
+    from ctrlgen import plot as plot
+    from ctrlgen.certify import stopping as stopping
+    from ctrlgen.datasets import Gaussian as Gaussian
+    from ctrlgen.energies.algebra import compose as compose
+    from ctrlgen.energies.analytic import Banana as Banana
+    from ctrlgen.energies.analytic import DoubleWell as DoubleWell
+    from ctrlgen.energies.analytic import Funnel as Funnel
+    from ctrlgen.energies.analytic import GaussianMixture as GaussianMixture
+    from ctrlgen.energies.analytic import Quadratic as Quadratic
+    from ctrlgen.energies.analytic import Ring as Ring
+    from ctrlgen.energies.base import Energy as Energy
+    from ctrlgen.energies.base import Properties as Properties
+    from ctrlgen.energies.neural import MLPEnergy as MLPEnergy
+    from ctrlgen.energies.symbolic import CallableEnergy as CallableEnergy
+    from ctrlgen.energies.symbolic import SymbolicEnergy as SymbolicEnergy
+    from ctrlgen.energies.trained import TrainedEnergy as TrainedEnergy
+    from ctrlgen.estimate import Estimate as Estimate
+    from ctrlgen.loop import ClosedLoop as ClosedLoop
+    from ctrlgen.loop import generate as generate
+    from ctrlgen.plants.gaussian import GaussianPlant as GaussianPlant
+    from ctrlgen.plants.grid import FokkerPlanckGrid as FokkerPlanckGrid
+    from ctrlgen.plants.particles import GradientFlow as GradientFlow
+    from ctrlgen.plants.particles import KineticLangevin as KineticLangevin
+    from ctrlgen.plants.particles import Langevin as Langevin
+    from ctrlgen.plants.schedule import Annealing as Annealing
+    from ctrlgen.plants.schedule import TransportRamp as TransportRamp
+    from ctrlgen.response import DivergenceError as DivergenceError
+    from ctrlgen.response import Response as Response
+    from ctrlgen.store import list_models as list_models
+    from ctrlgen.store import load_energy as load_energy
+    from ctrlgen.store import save_energy as save_energy
+    from ctrlgen.train.fit import TrainingResult as TrainingResult
+    from ctrlgen.train.fit import train as train
+    from ctrlgen.train.objectives import ContrastiveDivergence as ContrastiveDivergence
+    from ctrlgen.train.objectives import EnergyMatching as EnergyMatching
+    from ctrlgen.train.objectives import MaximumLikelihood as MaximumLikelihood
+    from ctrlgen.train.objectives import ScoreMatching as ScoreMatching
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(import_module(f"ctrlgen.{_NAMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"ctrlgen.{_MODULES[name]}")
+    else:
+        raise AttributeError(f"module 'ctrlgen' has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

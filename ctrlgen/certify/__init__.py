@@ -1,0 +1,1 @@
+"""Certificates: claims about a closed loop, and what is known of them."""

@@ -1,0 +1,1 @@
+"""Energies: the controller blocks, their family and their algebra."""

@@ -1,0 +1,195 @@
+"""The controller block: a static scalar energy E, which commands u = -∇E.
+
+Inside, arrays are dimension-first: (d,) or (d, n), and `potential` maps them to () or (n,). The public
+methods take (d,) and (n, d). NumPy input is evaluated in float64 and comes back as NumPy; a JAX array
+keeps its type and stays traceable.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctrlgen.estimate import Estimate
+from ctrlgen.precision import float64
+
+EXACT_LAPLACIAN_DIM = 64  # above this the Laplacian is estimated with random probes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Properties:
+    """What is established about an energy; None means "not established", never "false".
+
+    Args:
+        hessian_lower: m with ∇²E ⪰ m I everywhere [energy / length²].
+        hessian_upper: L with ∇²E ⪯ L I everywhere [energy / length²].
+        dissipativity: (a, b) with ⟨x, ∇E(x)⟩ ≥ a |x|² - b everywhere, a > 0 when the Gibbs measure is confined.
+    """
+
+    hessian_lower: float | None = None
+    hessian_upper: float | None = None
+    dissipativity: tuple[float, float] | None = None
+
+
+class Energy(eqx.Module):
+    """A static scalar energy E(x) without a time argument: the controller block u = -∇E.
+
+    Callable on one state (d,) or a batch (n, d). Energies add (`E1 + E2`), scale (`0.5 * E1`) and negate.
+    Subclasses define `dim` and `potential`; everything else is derived.
+    """
+
+    dim: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def potential(self, x: jax.Array) -> jax.Array:
+        """E on dimension-first states: (d,) -> () or (d, n) -> (n,), in the type of x, JAX-traceable."""
+
+    def slope(self, x: jax.Array) -> jax.Array:
+        """∇E on dimension-first states, (d, ...) -> (d, ...). Autodiff unless a class knows better."""
+        return jax.grad(lambda y: jnp.sum(self.potential(y)))(x)
+
+    @property
+    def properties(self) -> Properties:
+        """Constants that are established for this energy; None where they are not."""
+        return Properties()
+
+    def symbolic(self, states: Any = None) -> Any:
+        """E as a SymPy expression of `states` (x1, ..., xd when omitted).
+
+        Raises:
+            TypeError: this energy has no formula (a network, a callable).
+        """
+        raise TypeError(f"{type(self).__name__} has no symbolic view: it is not given by a formula.")
+
+    # The public views ------------------------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Any:
+        """E: (d,) -> (), (n, d) -> (n,)."""
+        return self._evaluate(_value, x)
+
+    def gradient(self, x: Any) -> Any:
+        """∇E: (d,) -> (d,), (n, d) -> (n, d)."""
+        return self._evaluate(_slope, x)
+
+    def hessian(self, x: Any) -> Any:
+        """∇²E: (d,) -> (d, d), (n, d) -> (n, d, d)."""
+        return self._evaluate(_curvature, x)
+
+    def laplacian(self, x: Any) -> Any:
+        """ΔE: (d,) -> (), (n, d) -> (n,). Exact for d ≤ 64; above, the value of `laplacian_estimate`."""
+        if self.dim > EXACT_LAPLACIAN_DIM:
+            return self.laplacian_estimate(x).value
+        return self._evaluate(_trace, x)
+
+    def laplacian_estimate(self, x: Any, probes: int = 64, key: int = 0) -> Estimate:
+        """Hutchinson's estimate of ΔE with its standard error, from Rademacher probes.
+
+        Args:
+            x: (d,) or (n, d).
+            probes: number of random vectors v in the mean of vᵀ∇²E v, at least 2.
+            key: seed of the probes.
+
+        Reference: Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433.
+        """
+        if probes < 2:
+            raise ValueError(f"probes must be at least 2, or there is no standard error; got {probes}.")
+        signs = np.random.default_rng(key).choice([-1.0, 1.0], size=(probes, self.dim))
+        return Estimate(*self._evaluate(_hutchinson, x, signs))
+
+    def _evaluate(self, function: Callable, x: Any, *arguments: Any) -> Any:
+        """Call a dimension-first function at the public boundary: layout, type and shape are settled here."""
+        if isinstance(x, jax.Array):
+            self._check(x.shape)
+            out = function(self, x.T, *arguments)
+            return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), out) if x.ndim == 2 else out
+        try:
+            x = np.asarray(x, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"x must be an array of numbers; {error}.") from None
+        self._check(x.shape)
+        columns, n = x.T, (1 if x.ndim == 1 else x.shape[0])
+        if x.ndim == 2:  # pad to a power of two, so that the number of compilations is logarithmic in n
+            if n == 0:
+                raise ValueError("x must hold at least one state; got an array of shape (0, d).")
+            columns = np.pad(columns, ((0, 0), (0, (1 << (n - 1).bit_length()) - n)), mode="edge")
+        with float64():
+            out = jax.tree.map(np.asarray, _jitted(function, self, jnp.asarray(columns), *arguments))
+        return jax.tree.map(lambda a: np.moveaxis(a[..., :n], -1, 0), out) if x.ndim == 2 else out
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) not in (1, 2) or shape[-1] != self.dim:
+            raise ValueError(
+                f"x must have shape ({self.dim},) or (n, {self.dim}) for this {self.dim}-dimensional "
+                f"{type(self).__name__}; got shape {tuple(shape)}."
+            )
+
+    # The algebra of controller blocks ---------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Energy:
+        from ctrlgen.energies.algebra import compose
+
+        return compose([self, other]) if isinstance(other, Energy) else NotImplemented
+
+    def __sub__(self, other: Any) -> Energy:
+        from ctrlgen.energies.algebra import compose
+
+        return compose([self, other], [1.0, -1.0]) if isinstance(other, Energy) else NotImplemented
+
+    def __mul__(self, weight: Any) -> Energy:
+        from ctrlgen.energies.algebra import compose
+
+        return compose([self], [weight]) if np.isscalar(weight) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, weight: Any) -> Energy:
+        return self * (1.0 / weight) if np.isscalar(weight) else NotImplemented
+
+    def __neg__(self) -> Energy:
+        return self * -1.0
+
+
+@eqx.filter_jit
+def _jitted(function: Callable, energy: Energy, x: jax.Array, *arguments: Any) -> Any:
+    return function(energy, x, *arguments)
+
+
+def _value(energy: Energy, x: jax.Array) -> jax.Array:
+    return energy.potential(x)
+
+
+def _slope(energy: Energy, x: jax.Array) -> jax.Array:
+    return energy.slope(x)
+
+
+def _along(energy: Energy, x: jax.Array, direction: jax.Array) -> jax.Array:
+    """∇²E v for one direction v (d,), at every state: (d, ...)."""
+    v = jnp.broadcast_to(direction.reshape((-1,) + (1,) * (x.ndim - 1)), x.shape)
+    return jax.jvp(energy.slope, (x,), (v,))[1]
+
+
+def _curvature(energy: Energy, x: jax.Array) -> jax.Array:
+    columns = jax.vmap(lambda v: _along(energy, x, v), out_axes=1)(jnp.eye(energy.dim, dtype=x.dtype))
+    return (columns + jnp.swapaxes(columns, 0, 1)) / 2
+
+
+def _trace(energy: Energy, x: jax.Array) -> jax.Array:
+    def entry(i: jax.Array) -> jax.Array:
+        return _along(energy, x, jax.nn.one_hot(i, energy.dim, dtype=x.dtype))[i]
+
+    return sum(entry(jnp.asarray(i)) for i in range(energy.dim)) if energy.dim <= 4 else jnp.sum(
+        jax.lax.map(entry, jnp.arange(energy.dim)), axis=0
+    )
+
+
+def _hutchinson(energy: Energy, x: jax.Array, signs: Any) -> tuple[jax.Array, jax.Array]:
+    signs = jnp.asarray(signs, x.dtype)
+    draws = jax.lax.map(lambda v: jnp.tensordot(v, _along(energy, x, v), axes=1), signs)
+    return jnp.mean(draws, axis=0), jnp.std(draws, axis=0, ddof=1) / jnp.sqrt(len(signs))

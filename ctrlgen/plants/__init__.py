@@ -1,0 +1,1 @@
+"""Plants: how a density moves under a controller."""

@@ -1,0 +1,20 @@
+"""Which floating-point type a computation runs in, whatever JAX's global flags are.
+
+Nothing here changes global state: `float64()` is a context, entered where it is needed.
+NumPy input is evaluated in float64; JAX arrays keep their own type.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import jax
+
+
+def float64() -> AbstractContextManager:
+    """A context in which JAX computes in float64; the user's own setting returns on exit."""
+    if callable(getattr(jax, "enable_x64", None)):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # JAX before 0.9
+
+    return enable_x64(True)

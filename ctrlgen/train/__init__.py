@@ -1,0 +1,1 @@
+"""Training energies: objectives, couplings and the fit."""
