@@ -43,12 +43,12 @@ _NAMES = {
     "generate": "loop",
     "Response": "response",
     "DivergenceError": "response",
-    "train": "train.fit",
-    "TrainingResult": "train.fit",
-    "EnergyMatching": "train.objectives",
-    "ScoreMatching": "train.objectives",
-    "ContrastiveDivergence": "train.objectives",
-    "MaximumLikelihood": "train.objectives",
+    "train": "training.fit",
+    "TrainingResult": "training.fit",
+    "EnergyMatching": "training.objectives",
+    "ScoreMatching": "training.objectives",
+    "ContrastiveDivergence": "training.objectives",
+    "MaximumLikelihood": "training.objectives",
 }
 _MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
 
@@ -88,12 +88,12 @@ if TYPE_CHECKING:
     from ctrlgen.store import list_models as list_models
     from ctrlgen.store import load_energy as load_energy
     from ctrlgen.store import save_energy as save_energy
-    from ctrlgen.train.fit import TrainingResult as TrainingResult
-    from ctrlgen.train.fit import train as train
-    from ctrlgen.train.objectives import ContrastiveDivergence as ContrastiveDivergence
-    from ctrlgen.train.objectives import EnergyMatching as EnergyMatching
-    from ctrlgen.train.objectives import MaximumLikelihood as MaximumLikelihood
-    from ctrlgen.train.objectives import ScoreMatching as ScoreMatching
+    from ctrlgen.training.fit import TrainingResult as TrainingResult
+    from ctrlgen.training.fit import train as train
+    from ctrlgen.training.objectives import ContrastiveDivergence as ContrastiveDivergence
+    from ctrlgen.training.objectives import EnergyMatching as EnergyMatching
+    from ctrlgen.training.objectives import MaximumLikelihood as MaximumLikelihood
+    from ctrlgen.training.objectives import ScoreMatching as ScoreMatching
 
 
 def __getattr__(name: str) -> Any:
