@@ -19,10 +19,10 @@ _NAMES = {
     "Properties": "energies.base",
     "Quadratic": "energies.analytic",
     "GaussianMixture": "energies.analytic",
-    "DoubleWell": "energies.analytic",
-    "Banana": "energies.analytic",
-    "Funnel": "energies.analytic",
-    "Ring": "energies.analytic",
+    "DoubleWell": "energies.landscapes",
+    "Banana": "energies.landscapes",
+    "Funnel": "energies.landscapes",
+    "Ring": "energies.landscapes",
     "SymbolicEnergy": "energies.symbolic",
     "CallableEnergy": "energies.symbolic",
     "MLPEnergy": "energies.neural",
@@ -52,7 +52,7 @@ _NAMES = {
 }
 _MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
 
-__all__ = sorted([*_NAMES, *_MODULES])
+__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from ctrlgen import datasets as datasets
@@ -61,14 +61,14 @@ if TYPE_CHECKING:
     from ctrlgen.certify import stopping as stopping
     from ctrlgen.datasets import Gaussian as Gaussian
     from ctrlgen.energies.algebra import compose as compose
-    from ctrlgen.energies.analytic import Banana as Banana
-    from ctrlgen.energies.analytic import DoubleWell as DoubleWell
-    from ctrlgen.energies.analytic import Funnel as Funnel
     from ctrlgen.energies.analytic import GaussianMixture as GaussianMixture
     from ctrlgen.energies.analytic import Quadratic as Quadratic
-    from ctrlgen.energies.analytic import Ring as Ring
     from ctrlgen.energies.base import Energy as Energy
     from ctrlgen.energies.base import Properties as Properties
+    from ctrlgen.energies.landscapes import Banana as Banana
+    from ctrlgen.energies.landscapes import DoubleWell as DoubleWell
+    from ctrlgen.energies.landscapes import Funnel as Funnel
+    from ctrlgen.energies.landscapes import Ring as Ring
     from ctrlgen.energies.neural import MLPEnergy as MLPEnergy
     from ctrlgen.energies.symbolic import CallableEnergy as CallableEnergy
     from ctrlgen.energies.symbolic import SymbolicEnergy as SymbolicEnergy
@@ -102,7 +102,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"ctrlgen.{_MODULES[name]}")
     else:
-        raise AttributeError(f"module 'ctrlgen' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(f"module 'ctrlgen' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
     globals()[name] = value
     return value
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.estimate import Estimate
+from ctrlgen.field import symbols
 from ctrlgen.precision import float64
 
 EXACT_LAPLACIAN_DIM = 64  # above this the Laplacian is estimated with random probes
@@ -184,8 +185,10 @@ def _trace(energy: Energy, x: jax.Array) -> jax.Array:
     def entry(i: jax.Array) -> jax.Array:
         return _along(energy, x, jax.nn.one_hot(i, energy.dim, dtype=x.dtype))[i]
 
-    return sum(entry(jnp.asarray(i)) for i in range(energy.dim)) if energy.dim <= 4 else jnp.sum(
-        jax.lax.map(entry, jnp.arange(energy.dim)), axis=0
+    return (
+        sum(entry(jnp.asarray(i)) for i in range(energy.dim))
+        if energy.dim <= 4
+        else jnp.sum(jax.lax.map(entry, jnp.arange(energy.dim)), axis=0)
     )
 
 
@@ -193,3 +196,11 @@ def _hutchinson(energy: Energy, x: jax.Array, signs: Any) -> tuple[jax.Array, ja
     signs = jnp.asarray(signs, x.dtype)
     draws = jax.lax.map(lambda v: jnp.tensordot(v, _along(energy, x, v), axes=1), signs)
     return jnp.mean(draws, axis=0), jnp.std(draws, axis=0, ddof=1) / jnp.sqrt(len(signs))
+
+
+def default_states(states: Any, dim: int) -> tuple:
+    """The given states as symbols, or x1, ..., xd."""
+    out = symbols([f"x{i + 1}" for i in range(dim)] if states is None else states)
+    if len(out) != dim:
+        raise ValueError(f"states must name {dim} variables for this energy; got {len(out)}.")
+    return out

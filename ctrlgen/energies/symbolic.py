@@ -1,0 +1,81 @@
+"""Energies from the user's own definition: any SymPy expression, any JAX-traceable function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ctrlgen.energies.base import Energy
+from ctrlgen.field import Field, symbols
+
+
+class SymbolicEnergy(Energy):
+    """The energy given by a formula.
+
+    Args:
+        expr: a SymPy expression, or a string of arithmetic and elementary functions (read without eval).
+        states: names or symbols, in the order of the coordinates.
+
+    Raises:
+        ValueError: expr is not a real formula of the states alone.
+    """
+
+    field: Field = eqx.field(static=True)
+    dim: int = eqx.field(static=True)
+
+    def __init__(self, expr: Any, states: Sequence[Any]):
+        self.field = Field(expr, states)
+        self.dim = self.field.dim
+
+    def potential(self, x):
+        return self.field.columns(x)
+
+    def symbolic(self, states: Any = None):
+        if states is None:
+            return self.field.expr
+        new = symbols(states)
+        if len(new) != self.dim:
+            raise ValueError(f"states must name {self.dim} variables for this energy; got {len(new)}.")
+        return self.field.expr.subs(dict(zip(self.field.states, new, strict=True)), simultaneous=True)
+
+    def __repr__(self) -> str:
+        return f"SymbolicEnergy({self.field.expr}, states={[s.name for s in self.field.states]})"
+
+
+class CallableEnergy(Energy):
+    """The energy given by any JAX-traceable function of one state.
+
+    Args:
+        function: (d,) -> scalar, written with jax.numpy.
+        dim: d >= 1.
+
+    Raises:
+        ValueError: the function, probed at a state of shape (d,), does not return one real floating-point scalar.
+    """
+
+    function: Callable = eqx.field(static=True)
+    dim: int = eqx.field(static=True)
+
+    def __init__(self, function: Callable, dim: int):
+        if not callable(function):
+            raise ValueError(f"function must be callable; got {type(function).__name__}.")
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim must be an integer of at least 1; got {dim!r}.")
+        try:
+            out = jax.eval_shape(function, jax.ShapeDtypeStruct((dim,), jnp.float32))
+        except Exception as error:
+            raise ValueError(
+                f"function must be JAX-traceable on a state of shape ({dim},); "
+                f"it raised {type(error).__name__}: {error}"
+            ) from error
+        shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"function must return one real scalar, shape (); got shape {shape} of type {dtype}.")
+        self.function, self.dim = function, dim
+
+    def potential(self, x):
+        return self.function(x) if x.ndim == 1 else jax.vmap(self.function, in_axes=1)(x)
