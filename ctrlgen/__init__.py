@@ -37,8 +37,8 @@ _NAMES = {
     "GradientFlow": "plants.particles",
     "FokkerPlanckGrid": "plants.grid",
     "GaussianPlant": "plants.gaussian",
-    "Annealing": "plants.schedule",
-    "TransportRamp": "plants.schedule",
+    "Annealing": "schedule",
+    "TransportRamp": "schedule",
     "ClosedLoop": "loop",
     "generate": "loop",
     "Response": "response",
@@ -81,10 +81,10 @@ if TYPE_CHECKING:
     from ctrlgen.plants.particles import GradientFlow as GradientFlow
     from ctrlgen.plants.particles import KineticLangevin as KineticLangevin
     from ctrlgen.plants.particles import Langevin as Langevin
-    from ctrlgen.plants.schedule import Annealing as Annealing
-    from ctrlgen.plants.schedule import TransportRamp as TransportRamp
     from ctrlgen.response import DivergenceError as DivergenceError
     from ctrlgen.response import Response as Response
+    from ctrlgen.schedule import Annealing as Annealing
+    from ctrlgen.schedule import TransportRamp as TransportRamp
     from ctrlgen.store import list_models as list_models
     from ctrlgen.store import load_energy as load_energy
     from ctrlgen.store import save_energy as save_energy
