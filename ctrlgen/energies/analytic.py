@@ -61,6 +61,10 @@ class Quadratic(Energy):
         dissipativity = (m, 0.0) if push == 0 else (m / 2, push**2 / (2 * m))
         return Properties(hessian_lower=m, hessian_upper=largest, dissipativity=dissipativity if m > 0 else None)
 
+    def log_partition(self, temperature):
+        log_det = float(np.linalg.slogdet(self.precision)[1])
+        return 0.5 * (self.dim * np.log(2 * np.pi * temperature) - log_det)
+
     def symbolic(self, states: Any = None):
         y = [s - float(m) for s, m in zip(default_states(states, self.dim), self.mean, strict=True)]
         d = range(self.dim)
@@ -180,6 +184,9 @@ class GaussianMixture(Energy):
         push = max(float(np.linalg.norm(p @ m)) for p, m in zip(precisions, self.means, strict=True))
         a, b = self.temperature * low / 2, self.temperature * push**2 / (2 * low) * (1 + 1e-12)
         return Properties(hessian_lower=lower, hessian_upper=float(self.temperature * high), dissipativity=(a, b))
+
+    def log_partition(self, temperature):
+        return 0.0 if temperature == self.temperature else None
 
     def symbolic(self, states: Any = None):
         import sympy as sp

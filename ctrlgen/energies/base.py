@@ -61,6 +61,10 @@ class Energy(eqx.Module):
         """Constants that are established for this energy; None where they are not."""
         return Properties()
 
+    def log_partition(self, temperature: float) -> float | None:
+        """log Z = log ∫ exp(-E/ε) where a closed form is known; None elsewhere."""
+        return None
+
     def symbolic(self, states: Any = None) -> Any:
         """E as a SymPy expression of `states` (x1, ..., xd when omitted).
 

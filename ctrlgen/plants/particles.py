@@ -1,0 +1,277 @@
+"""The schemes: how particles take one step of dX = -∇E dt + sqrt(2ε) dW and its relatives.
+
+Inside, positions are (d, n): the particles are the trailing axis, so that XLA vectorises over them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctrlgen.checks import positive, positive_definite
+from ctrlgen.energies.base import Energy
+from ctrlgen.plants import noise
+from ctrlgen.plants.ensemble import ParticlePlant, State, evolve
+
+__all__ = ["GradientFlow", "KineticLangevin", "Langevin", "State", "evolve"]
+
+
+class Langevin(ParticlePlant):
+    """Overdamped Langevin: dX = -(M⁻¹ + J)∇E dt + sqrt(2ε M⁻¹) dW; the Gibbs measure is ∝ exp(-E/ε) for every M and J.
+
+    Args:
+        temperature: ε > 0 [energy].
+        step: h > 0 [time].
+        scheme: "euler" (Euler–Maruyama, ULA; weak order 1) or "mala" (Metropolis-adjusted: no bias in the limit).
+        metric: M, positive definite, (d,) for a diagonal or (d, d); the identity when omitted.
+        skew: J, (d, d), skew-symmetric; zero when omitted. Not with "mala", whose reversibility it breaks.
+
+    Raises:
+        ValueError: an argument is out of its range, or metric and skew disagree in size.
+
+    References: Roberts and Tweedie, Bernoulli 2 (1996) 341; Lelièvre, Nier and Pavliotis, J. Stat. Phys. 152
+    (2013) 237.
+    """
+
+    temperature: float
+    step: float
+    scheme: Literal["euler", "mala"] = eqx.field(static=True)
+    mobility: np.ndarray | None  # K = M⁻¹: (d,) or (d, d)
+    root: np.ndarray | None  # K = root rootᵀ
+    skew: np.ndarray | None
+    weak_order: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        temperature: float,
+        step: float,
+        scheme: Literal["euler", "mala"] = "euler",
+        metric: Any = None,
+        skew: Any = None,
+    ):
+        self.temperature, self.step = positive("temperature", temperature), positive("step", step)
+        if scheme not in ("euler", "mala"):
+            raise ValueError(f"scheme must be 'euler' or 'mala'; got {scheme!r}.")
+        if scheme == "mala" and skew is not None:
+            raise ValueError("skew must be omitted with scheme='mala': the proposal would not be reversible.")
+        self.scheme = scheme
+        self.mobility, self.root = _mobility(metric)
+        self.skew = _skew(skew)
+        sizes = {len(a) for a in (self.mobility, self.skew) if a is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"metric and skew must have one size; got {sorted(sizes)}.")
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension that metric or skew fixes; None when any will do."""
+        return next((len(a) for a in (self.mobility, self.skew) if a is not None), None)
+
+    def lanes(self, dim):
+        return (dim + 1) // 2 + (self.scheme == "mala")
+
+    def prepare(self, energy, state, temperature):
+        if self.scheme == "euler":
+            return state
+        x = state.position
+        memory = (energy.potential(x), energy.slope(x), jnp.zeros(x.shape[1:], jnp.int32))
+        return eqx.tree_at(lambda s: s.memory, state, memory, is_leaf=lambda v: v is None)
+
+    def move(self, energy, state, temperature):
+        x = state.position
+        h = jnp.asarray(self.step, x.dtype)
+        if self.scheme == "euler":
+            xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
+            slope = energy.slope(x)
+            drift = _apply(self.mobility, slope)
+            if self.skew is not None:
+                drift = drift + _apply(self.skew, slope)
+            x = x - h * drift + jnp.sqrt(2 * temperature * h) * _apply(self.root, xi)
+            return State(x, lanes, state.step)
+        return self._metropolis(energy, state, temperature, h)
+
+    def _metropolis(self, energy, state, temperature, h):
+        x, (value, slope, accepted) = state.position, state.memory
+        # the last lane is for the acceptance
+        own, last = (tuple(w[:-1] for w in state.lanes), tuple(w[-1:] for w in state.lanes))
+        xi, own = noise.normals(own, x.shape[0], x.dtype)
+        word, last = noise.bits(last)
+        proposal = x - h * _apply(self.mobility, slope) + jnp.sqrt(2 * temperature * h) * _apply(self.root, xi)
+        new_value, new_slope = energy.potential(proposal), energy.slope(proposal)
+        # |y|²_M of the way back, as K^{-1} y = M y: with y = x - x' + hK∇E(x'), M y = M(x - x') + h∇E(x')
+        back = x - proposal + h * _apply(self.mobility, new_slope)
+        backward = jnp.sum(back * _solve(self.root, back), axis=0) / (4 * h)
+        forward = temperature * jnp.sum(xi * xi, axis=0) / 2
+        log_ratio = (value - new_value - backward + forward) / jnp.where(temperature > 0, temperature, 1)
+        accept = (jnp.log(noise.uniform(word[0], x.dtype)) < log_ratio) | (temperature <= 0)
+        memory = (
+            jnp.where(accept, new_value, value),
+            jnp.where(accept, new_slope, slope),
+            accepted + accept.astype(jnp.int32),
+        )
+        lanes = tuple(jnp.concatenate([a, b]) for a, b in zip(own, last, strict=True))
+        return State(jnp.where(accept, proposal, x), lanes, state.step, memory)
+
+    def effective_hessian(self, hessian):
+        if self.root is None:
+            return hessian
+        root = np.diag(self.root) if self.root.ndim == 1 else self.root
+        return root.T @ hessian @ root
+
+
+class KineticLangevin(ParticlePlant):
+    """Underdamped Langevin of unit mass: dX = V dt, dV = -∇E dt - γV dt + sqrt(2γε) dW, by BAOAB (weak order 2).
+
+    The marginal of X in equilibrium is the Gibbs measure. Velocities start from N(0, ε I).
+
+    Args:
+        temperature: ε > 0 [energy].
+        friction: γ > 0 [1 / time].
+        step: h > 0 [time]; stable below 2 / sqrt(L).
+
+    Reference: Leimkuhler and Matthews, Appl. Math. Res. Express 2013 (2013) 34.
+    """
+
+    temperature: float
+    friction: float
+    step: float
+    weak_order: ClassVar[int] = 2
+
+    def __init__(self, temperature: float, friction: float, step: float):
+        self.temperature, self.step = positive("temperature", temperature), positive("step", step)
+        self.friction = positive("friction", friction)
+
+    def prepare(self, energy, state, temperature):
+        x = state.position
+        xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
+        return State(x, lanes, state.step, (jnp.sqrt(temperature) * xi, energy.slope(x)))
+
+    def move(self, energy, state, temperature):
+        x, (velocity, slope) = state.position, state.memory
+        h, gamma = jnp.asarray(self.step, x.dtype), jnp.asarray(self.friction, x.dtype)
+        decay = jnp.exp(-gamma * h)
+        xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
+        velocity = velocity - h / 2 * slope
+        x = x + h / 2 * velocity
+        velocity = decay * velocity + jnp.sqrt(temperature * (1 - decay * decay)) * xi
+        x = x + h / 2 * velocity
+        slope = energy.slope(x)
+        return State(x, lanes, state.step, (velocity - h / 2 * slope, slope))
+
+    def stability_limit(self, curvature):
+        return 2.0 / float(np.sqrt(curvature))
+
+
+class GradientFlow(ParticlePlant):
+    """The deterministic flow ẋ = -∇E(x), ε = 0. It carries no Lyapunov certificate for a Gibbs measure.
+
+    Args:
+        step: h > 0 [time]; with "adaptive", the interval between states that are kept.
+        scheme: "euler" (order 1), or "adaptive" (Tsitouras 5(4) by diffrax, each particle with its own step).
+        tolerance: relative and absolute, of "adaptive".
+        reference_temperature: ε > 0 of the Gibbs measure that a response measures the density against.
+
+    Reference: Tsitouras, Comput. Math. Appl. 62 (2011) 770.
+    """
+
+    step: float
+    scheme: Literal["euler", "adaptive"] = eqx.field(static=True)
+    tolerance: float = eqx.field(static=True)
+    reference: float = eqx.field(static=True)
+    temperature: float
+    weak_order: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        step: float,
+        scheme: Literal["euler", "adaptive"] = "euler",
+        tolerance: float = 1e-5,
+        reference_temperature: float = 1.0,
+    ):
+        if scheme not in ("euler", "adaptive"):
+            raise ValueError(f"scheme must be 'euler' or 'adaptive'; got {scheme!r}.")
+        self.step, self.scheme = positive("step", step), scheme
+        self.tolerance = positive("tolerance", tolerance)
+        self.reference = positive("reference_temperature", reference_temperature)
+        self.temperature = 0.0
+
+    def lanes(self, dim):
+        return 0
+
+    def prepare(self, energy, state, temperature):
+        return state
+
+    @property
+    def reference_temperature(self):
+        return self.reference
+
+    def move(self, energy, state, temperature):
+        x = state.position
+        h = jnp.asarray(self.step, x.dtype)
+        x = x - h * energy.slope(x) if self.scheme == "euler" else _adaptive(energy, x, h, self.tolerance)
+        return State(x, state.lanes, state.step)
+
+    def stability_limit(self, curvature):
+        return 2.0 / curvature if self.scheme == "euler" else float("inf")
+
+
+def _adaptive(energy: Energy, x: jax.Array, h: jax.Array, tolerance: float) -> jax.Array:
+    import diffrax
+
+    term = diffrax.ODETerm(lambda t, y, args: -args.slope(y))
+
+    def one(y: jax.Array) -> jax.Array:
+        solution = diffrax.diffeqsolve(
+            term, diffrax.Tsit5(), 0.0, h, h / 4, y, energy, throw=False,
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance), max_steps=10_000,
+            saveat=diffrax.SaveAt(t1=True),
+        )  # fmt: skip
+        ok = solution.result == diffrax.RESULTS.successful
+        return jnp.where(ok, jnp.asarray(solution.ys)[0], jnp.nan)
+
+    return jax.vmap(one, in_axes=1, out_axes=1)(x)
+
+
+def _apply(matrix: Any, x: jax.Array) -> jax.Array:
+    """matrix @ x for None (the identity), (d,) (diagonal) or (d, d)."""
+    if matrix is None:
+        return x
+    matrix = jnp.asarray(matrix, x.dtype)
+    return matrix[:, None] * x if matrix.ndim == 1 else matrix @ x
+
+
+def _solve(root: Any, x: jax.Array) -> jax.Array:
+    """(root rootᵀ)⁻¹ x."""
+    if root is None:
+        return x
+    root = jnp.asarray(root, x.dtype)
+    return x / (root**2)[:, None] if root.ndim == 1 else jax.scipy.linalg.cho_solve((root, True), x)
+
+
+def _mobility(metric: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if metric is None:
+        return None, None
+    m = np.asarray(metric, dtype=np.float64)
+    if m.ndim == 1:
+        if not (np.isfinite(m).all() and (m > 0).all()):
+            raise ValueError(f"metric must be positive on its diagonal; got {m}.")
+        return 1 / m, 1 / np.sqrt(m)
+    k = np.linalg.inv(positive_definite("metric", m))
+    k = (k + k.T) / 2
+    return k, np.linalg.cholesky(k)
+
+
+def _skew(skew: Any) -> np.ndarray | None:
+    if skew is None:
+        return None
+    j = np.asarray(skew, dtype=np.float64)
+    if j.ndim != 2 or j.shape[0] != j.shape[1] or not np.isfinite(j).all():
+        raise ValueError(f"skew must be a finite square matrix (d, d); got shape {j.shape}.")
+    if np.abs(j + j.T).max() > 1e-12 * max(1.0, float(np.abs(j).max())):
+        raise ValueError(
+            f"skew must be skew-symmetric; largest |J + J.T| is {np.abs(j + j.T).max():.1e}. Pass (J - J.T) / 2."
+        )
+    return (j - j.T) / 2
