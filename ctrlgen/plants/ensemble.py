@@ -68,10 +68,10 @@ class ParticlePlant(eqx.Module, Plant):
         """ε of the Gibbs measure that the density is measured against."""
         return self.temperature
 
-    def begin(self, energy: Energy, position: jax.Array, key: jax.Array, schedule: Callable | None = None) -> State:
-        """Particles at `position` (d, n) with fresh random streams from a JAX key; JAX-traceable."""
+    def begin(self, energy: Energy, position: jax.Array, key: Any, schedule: Callable | None = None) -> State:
+        """Particles at `position` (d, n) with fresh random streams from a seed or a JAX key; JAX-traceable."""
         dim, n = position.shape
-        state = State(position, noise.seed_lanes(key, n, self.lanes(dim)), jnp.int32(0))
+        state = State(position, noise.seed_lanes(noise.key_words(key), n, self.lanes(dim)), jnp.int32(0))
         return self.prepare(energy, state, _temperature(self, schedule, state))
 
     def stability_limit(self, curvature: float) -> float:
@@ -143,8 +143,8 @@ class ParticleRun(Run):
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64; got {dtype}.")
-        noise_key, start_key = jax.random.split(noise.as_key(key))
-        x = _positions(plant, energy, initial, start_key, particles).astype(dtype)
+        words = np.asarray(noise.key_words(key))
+        x = _positions(plant, energy, initial, _other_seed(words), particles).astype(dtype)
         self.step, self.done, self._failure = float(plant.step), 0, None
         self._dtype, self._schedule, self._energy = dtype, schedule, energy
         self._plant = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, plant)
@@ -154,11 +154,12 @@ class ParticleRun(Run):
         padded = np.pad(x.T, ((0, 0), (0, -self._n % blocks)), mode="edge")
         size = padded.shape[1] // blocks
         with self._precision():
-            whole = _begin(self._plant, energy, jnp.asarray(padded), noise_key, schedule)
+            whole = _begin(self._plant, energy, jnp.asarray(padded), words, schedule)
             # Cutting is host work: the particles are the last axis of every array of the state.
             cut = [slice(b * size, (b + 1) * size) for b in range(blocks)]
             arrays = jax.tree.map(np.asarray, whole)
             self._states = [jax.tree.map(lambda a, c=c: jnp.asarray(a[..., c] if a.ndim else a), arrays) for c in cut]
+        self._segment(self._states[0], np.zeros(EVENTS, np.int32), 0)  # compile once, before the threads start
 
     def advance(self, counts: Sequence[int]) -> list[np.ndarray]:
         snapshots: list[np.ndarray] = []
@@ -230,7 +231,7 @@ class ParticleRun(Run):
 
 
 @eqx.filter_jit
-def _begin(plant: ParticlePlant, energy: Energy, position: jax.Array, key: jax.Array, schedule: Any) -> State:
+def _begin(plant: ParticlePlant, energy: Energy, position: jax.Array, key: Any, schedule: Any) -> State:
     return plant.begin(energy, position, key, schedule)
 
 
@@ -288,7 +289,7 @@ def warn_if_unstable(plant: ParticlePlant, energy: Energy, x: np.ndarray) -> Non
         )
 
 
-def _positions(plant: Any, energy: Energy, initial: Any, key: jax.Array, particles: int) -> np.ndarray:
+def _positions(plant: Any, energy: Energy, initial: Any, key: int, particles: int) -> np.ndarray:
     fixed = getattr(plant, "dim", None)
     if fixed is not None and fixed != energy.dim:
         raise ValueError(f"plant has a metric or skew of dimension {fixed}, but the energy has dimension {energy.dim}.")
@@ -314,6 +315,11 @@ def _positions(plant: Any, energy: Energy, initial: Any, key: jax.Array, particl
             f"initial must be finite; {len(bad)} of {len(x)} particles are not, the first at row {bad[0]}."
         )
     return x
+
+
+def _other_seed(words: np.ndarray) -> int:
+    """The seed of the initial draw: the same key must not give the start and the noise the same numbers."""
+    return int.from_bytes(words.tobytes(), "little") ^ 0x5DEECE66D
 
 
 def _blocks(n: int) -> int:

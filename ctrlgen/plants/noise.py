@@ -1,11 +1,11 @@
 """Gaussian noise from one random stream per particle, generated inside the loop that uses it.
 
-Every particle owns ⌈d/2⌉ lanes, each a xoshiro128++ generator seeded by a threefry hash of (key, particle, lane).
+Every particle owns ⌈d/2⌉ lanes, each a xoshiro128++ generator seeded by a hash of (key, particle, lane).
 The stream belongs to the particle's index: it does not depend on how many particles there are, on the
 layout, on how the run is cut into chunks or blocks, or on the device.
 
-References: Blackman and Vigna, ACM Trans. Math. Softw. 47 (2021) 36 (xoshiro); Salmon et al., SC'11 (threefry);
-Box and Muller, Ann. Math. Statist. 29 (1958) 610.
+References: Blackman and Vigna, ACM Trans. Math. Softw. 47 (2021) 36 (xoshiro); Wellons, Hash
+Function Prospector, 2018 (the hash's constants); Box and Muller, Ann. Math. Statist. 29 (1958) 610.
 """
 
 from __future__ import annotations
@@ -17,39 +17,45 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def as_key(key: Any) -> jax.Array:
-    """A threefry key from an int seed or from any JAX key (new-style or raw).
+Lanes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # xoshiro's four words, each (lanes, n) uint32
+
+
+def key_words(key: Any) -> Any:
+    """Two 32-bit words from an int seed or from any JAX key (new-style or raw); traceable.
 
     Raises:
         ValueError: key is neither.
     """
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-        return jax.random.key(int(key) & 0xFFFFFFFF, impl="threefry2x32") if 0 <= key < 2**32 else _wide_key(int(key))
-    if isinstance(key, jax.Array):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-            words = jax.random.bits(key, (2,), jnp.uint32)
-            return jax.random.wrap_key_data(words, impl="threefry2x32")
-        if key.dtype == jnp.uint32 and key.shape == (2,):
-            return jax.random.wrap_key_data(key, impl="threefry2x32")
+        return np.array([(int(key) >> 32) & 0xFFFFFFFF, int(key) & 0xFFFFFFFF], np.uint32)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+        key = jax.random.key_data(key)
+    if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.shape in ((2,), (4,)):
+        return key[:2] if key.shape == (2,) else key[:2] ^ key[2:]
     raise ValueError(f"key must be an integer seed or a single JAX random key; got {key!r}.")
 
 
-def _wide_key(seed: int) -> jax.Array:
-    words = np.array([(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+def seed_lanes(words: Any, n: int, lanes: int) -> Lanes:
+    """Initial generator states from two key words: one stream for each lane of each particle.
+
+    Each word of a state is a chain of bijective 32-bit hashes, so that no two particles share one.
+    """
+    words = jnp.asarray(words, jnp.uint32)
+    lane = jnp.arange(lanes, dtype=jnp.uint32)[:, None]
+    particle = jnp.arange(n, dtype=jnp.uint32)
+
+    def word(k: int) -> jax.Array:
+        start = _mix(_mix(words[0] + np.uint32(0x9E3779B9 * (k + 1) & 0xFFFFFFFF)) + words[1])
+        return _mix(_mix(start + lane * np.uint32(0x85EBCA77)) + particle * np.uint32(0x9E3779B1))
+
+    return word(0), word(1), word(2), word(3)
 
 
-Lanes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # xoshiro's four words, each (lanes, n) uint32
-
-
-def seed_lanes(key: jax.Array, n: int, lanes: int) -> Lanes:
-    """Initial generator states: one stream for each lane of each particle."""
-
-    def words(i: jax.Array) -> jax.Array:
-        return jax.random.bits(jax.random.fold_in(key, i), (lanes, 4), jnp.uint32)
-
-    out = jnp.moveaxis(jax.vmap(words)(jnp.arange(n, dtype=jnp.uint32)), 0, -1)  # (lanes, 4, n)
-    return out[:, 0], out[:, 1], out[:, 2], out[:, 3]
+def _mix(h: jax.Array) -> jax.Array:
+    """A bijection of 32-bit words in which every input bit moves about half of the output bits."""
+    h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
+    h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
+    return h ^ (h >> 16)
 
 
 def bits(state: Lanes) -> tuple[jax.Array, Lanes]:
