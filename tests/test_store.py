@@ -503,6 +503,24 @@ def test_an_edited_number_is_noticed(model):
         cg.load_energy(put(folder, config.replace(b'"duration": 7.0', b'"duration": 8.0'), weights))
 
 
+def test_arrays_that_are_not_finite(model):
+    config, weights, folder = model
+    arrays = {k: a.copy() for k, a in safetensors.numpy.load(weights).items()}
+    arrays["terms.1.means"][3, 1] = np.nan
+    weights = safetensors.numpy.save(arrays)
+    with pytest.raises(ModelError, match=r"the array 'terms.1.means' must be finite; 1 entries are not"):
+        cg.load_energy(put(folder, rehashed(json.loads(config), weights), weights))
+
+
+def test_normalised_weights_are_not_normalised_again(tmp_path):
+    weights = np.random.default_rng(8).uniform(size=5)
+    energy = cg.GaussianMixture(np.eye(5), 1.0, weights)
+    assert (energy.weights / energy.weights.sum() != energy.weights).any()  # it would move the last bit
+    back = cg.load_energy(cg.save_energy(energy, tmp_path / "m"))
+    np.testing.assert_array_equal(back.weights, energy.weights)
+    np.testing.assert_array_equal(back.offsets, energy.offsets)
+
+
 def test_files_that_are_missing_or_not_files(model):
     config, weights, folder = model
     for name in (CONFIG, WEIGHTS):
