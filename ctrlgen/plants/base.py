@@ -47,7 +47,10 @@ class Run(ABC):
 
 
 class Plant(ABC):
-    """How a density moves under a controller block; frozen, and shared by any number of runs."""
+    """How a density moves under a controller block; frozen, and shared by any number of runs.
+
+    Measures are an Estimate where the density is sampled, and a plain float where they are exact.
+    """
 
     kind: ClassVar[Literal["particles", "grid", "gaussian"]]
     temperature: float
@@ -80,17 +83,17 @@ class Plant(ABC):
         """
 
     @abstractmethod
-    def mean_energy(self, state: Any, energy: Energy) -> Estimate:
+    def mean_energy(self, state: Any, energy: Energy) -> Estimate | float:
         """E_ρ[E]."""
 
     @abstractmethod
-    def kl(self, state: Any, energy: Energy) -> Estimate:
+    def kl(self, state: Any, energy: Energy) -> Estimate | float:
         """V(ρ) = KL(ρ‖ρ*) at this plant's temperature, in nats."""
 
     @abstractmethod
-    def dissipation(self, state: Any, energy: Energy) -> Estimate:
+    def dissipation(self, state: Any, energy: Energy) -> Estimate | float:
         """-V̇ = ε I(ρ‖ρ*), in nats per unit time."""
 
     @abstractmethod
-    def free_energy(self, state: Any, energy: Energy) -> Estimate:
+    def free_energy(self, state: Any, energy: Energy) -> Estimate | float:
         """F(ρ) = E_ρ[E] + ε ∫ρ log ρ."""

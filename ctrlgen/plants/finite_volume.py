@@ -23,18 +23,19 @@ TINY = np.finfo(np.float64).tiny  # stands for an empty cell where a logarithm o
 
 def bernoulli(z: np.ndarray) -> np.ndarray:
     """B(z) = z/(eᶻ - 1), without overflow for any finite z; B(0) = 1."""
-    size = np.abs(z)
-    with np.errstate(invalid="ignore"):
-        ratio = np.where(size > 0, size / -np.expm1(-size), 1.0)
-    return ratio * np.exp(-np.maximum(z, 0.0))
+    return _ratio(np.abs(z)) * np.exp(-np.maximum(z, 0.0))
+
+
+def _ratio(size: np.ndarray) -> np.ndarray:
+    """B(-size) for size ≥ 0."""
+    loss = -np.expm1(-size)
+    return np.divide(size, loss, out=np.ones_like(size), where=loss > 0)
 
 
 def _log_conductance(z: np.ndarray) -> np.ndarray:
     """log of (z/2)/sinh(z/2), which is √(B(z) B(-z)); 0 at z = 0."""
     size = np.abs(z)
-    with np.errstate(invalid="ignore"):
-        ratio = np.where(size > 0, size / -np.expm1(-size), 1.0)
-    return np.log(ratio) - size / 2
+    return np.log(_ratio(size)) - size / 2
 
 
 def before(axis: int) -> tuple[slice, ...]:
@@ -55,11 +56,13 @@ class FiniteVolume:
         energy: E at the cell centres, shape `shape`, finite.
         spacing: h per axis.
         temperature: ε ≥ 0; at 0 the fluxes are the upwind ones of the gradient flow.
+        curved: multiply both rates of a face by exp(h²∂²E/(6ε)), which removes the leading error of slow modes.
     """
 
     energy: np.ndarray
     spacing: tuple[float, ...]
     temperature: float
+    curved: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,13 +88,33 @@ class FiniteVolume:
         climb, h = sign * np.diff(self.energy, axis=axis), self.spacing[axis]
         if self.temperature == 0:
             return np.maximum(-climb, 0.0) / h**2
-        return bernoulli(climb / self.temperature) * (self.temperature / h**2)
+        return bernoulli(climb / self.temperature) * (self.temperature / h**2) * np.exp(self._log_correction[axis])
+
+    @cached_property
+    def _log_correction(self) -> list[np.ndarray]:
+        """Per axis, the logarithm of what multiplies both rates of a face; at most ½ in size, 0 unless curved.
+
+        Scharfetter–Gummel weights a face by (1 - z²/24 - h²∂²E/(8ε)) ρ* to second order. With the weight
+        (1 + h²∂²ρ*/(24ρ*))⁻¹ ρ* = (1 - z²/24 + h²∂²E/(24ε)) ρ* the slowest mode of a well has no error of that order.
+        """
+        if not self.curved:
+            return [np.zeros(1)] * self.energy.ndim
+        out = []
+        for axis in range(self.energy.ndim):
+            energy = np.moveaxis(self.energy, axis, 0)
+            bend = np.diff(energy, n=2, axis=0)
+            bend = np.concatenate([bend[:1], bend, bend[-1:]])
+            face = np.clip((bend[:-1] + bend[1:]) / (12 * self.temperature), -0.5, 0.5)
+            out.append(np.moveaxis(face, 0, axis))
+        return out
 
     @cached_property
     def log_symmetric(self) -> list[np.ndarray]:
         """Per axis, log √(forward · backward): the off-diagonals of the symmetrised generator."""
         return [
-            _log_conductance(np.diff(self.energy, axis=axis) / self.temperature) + np.log(self.temperature / h**2)
+            _log_conductance(np.diff(self.energy, axis=axis) / self.temperature)
+            + np.log(self.temperature / h**2)
+            + self._log_correction[axis]
             for axis, h in enumerate(self.spacing)
         ]
 

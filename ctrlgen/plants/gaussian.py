@@ -177,9 +177,7 @@ class _Flow:
 class GaussianRun(Run):
     """A Gaussian's moments under way. Made by `GaussianPlant.start`."""
 
-    def __init__(
-        self, flow: _Flow, state: Gaussian, plant: GaussianPlant, step: float, schedule: Callable | None
-    ):
+    def __init__(self, flow: _Flow, state: Gaussian, plant: GaussianPlant, step: float, schedule: Callable | None):
         self.step, self.done = plant.step or float(step), 0
         self._flow, self._state, self._schedule = flow, state, schedule
         self._pieces = 1 if plant.step is not None else PIECES

