@@ -21,6 +21,7 @@ from ctrlgen.estimate import Estimate
 from ctrlgen.field import symbols
 from ctrlgen.precision import float64
 
+SMALLEST_BATCH = 16
 EXACT_LAPLACIAN_DIM = 64  # above this the Laplacian is estimated with random probes
 
 
@@ -119,14 +120,16 @@ class Energy(eqx.Module):
         except (TypeError, ValueError) as error:
             raise ValueError(f"x must be an array of numbers; {error}.") from None
         self._check(x.shape)
-        columns, n = x.T, (1 if x.ndim == 1 else x.shape[0])
-        if x.ndim == 2:  # pad to a power of two, so that the number of compilations is logarithmic in n
-            if n == 0:
-                raise ValueError("x must hold at least one state; got an array of shape (0, d).")
-            columns = np.pad(columns, ((0, 0), (0, (1 << (n - 1).bit_length()) - n)), mode="edge")
+        columns = np.atleast_2d(x).T
+        n = columns.shape[1]
+        if n == 0:
+            raise ValueError("x must hold at least one state; got an array of shape (0, d).")
+        # pad to a power of two: the number of compilations is logarithmic in n, and one state is a small batch
+        size = max(SMALLEST_BATCH, 1 << (n - 1).bit_length())
         with float64():
-            out = jax.tree.map(np.asarray, _jitted(function, self, jnp.asarray(columns), *arguments))
-        return jax.tree.map(lambda a: np.moveaxis(a[..., :n], -1, 0), out) if x.ndim == 2 else out
+            padded = jnp.asarray(np.pad(columns, ((0, 0), (0, size - n)), mode="edge"))
+            out = jax.tree.map(np.asarray, _jitted(function, self, padded, *arguments))
+        return jax.tree.map(lambda a: np.moveaxis(a[..., :n], -1, 0) if x.ndim == 2 else a[..., 0], out)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) not in (1, 2) or shape[-1] != self.dim:
@@ -182,7 +185,8 @@ def _along(energy: Energy, x: jax.Array, direction: jax.Array) -> jax.Array:
 
 def _curvature(energy: Energy, x: jax.Array) -> jax.Array:
     columns = jax.vmap(lambda v: _along(energy, x, v), out_axes=1)(jnp.eye(energy.dim, dtype=x.dtype))
-    return (columns + jnp.swapaxes(columns, 0, 1)) / 2
+    row, column = jnp.indices((energy.dim, energy.dim)).reshape(2, *(energy.dim, energy.dim), *(1,) * (x.ndim - 1))
+    return jnp.where(row >= column, columns, jnp.swapaxes(columns, 0, 1))  # symmetric to the last bit
 
 
 def _trace(energy: Energy, x: jax.Array) -> jax.Array:
