@@ -437,17 +437,20 @@ class Persistent(Phase):
 
 @dataclass(frozen=True, kw_only=True)
 class MaximumLikelihood(Objective):
-    """Exact maximum likelihood in 1 to 3 dimensions: log Z is a quadrature, so nothing is sampled but the data.
+    """Maximum likelihood in 1 to 3 dimensions, where log Z is a quadrature: no chains, no bias from them.
 
-    The loss is the negative log-likelihood E(data)/ε + log ∫ exp(-E/ε), in nats and standardised units. The nodes
-    are even over the data and stretch geometrically beyond it to the bounds, and the whole grid is shifted at
-    random in every step, so that the estimate of Z is unbiased and no structure hides between the nodes.
+    The loss is the negative log-likelihood E(data)/ε + log ∫ exp(-E/ε), in nats and standardised units. The cells
+    are even over the data and stretch geometrically beyond it to the bounds. A step evaluates the energy at `nodes`
+    places, drawn from the cells in proportion to their Gibbs mass (and to wider densities, so that nothing hides)
+    and weighted accordingly: the estimate of Z is unbiased, and its relative error of order 1/nodes.
 
     Args:
         steps: updates.
-        points: nodes an axis over the extent of the data; None: 512, 72, 28 in 1, 2, 3 dimensions.
+        points: cells an axis over the extent of the data; None: 512, 80, 28 in 1, 2, 3 dimensions.
+        nodes: places a step; 0: one in every cell, all shifted alike.
+        refresh: steps between two evaluations of the Gibbs mass of all cells.
         bounds: (2, d), corners of the box of integration in the data's own units; None: what holds the data and
-            the source, widened by a half on each side.
+            the source, widened by a quarter on each side.
 
     Raises:
         ValueError: in more than 3 dimensions, when training starts.
@@ -456,6 +459,8 @@ class MaximumLikelihood(Objective):
     steps: int = 5_000
     batch: int = 512
     points: int | None = None
+    nodes: int = 1024
+    refresh: int = 16
     bounds: Any = None
 
     name = "maximum-likelihood"
@@ -464,6 +469,8 @@ class MaximumLikelihood(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole("steps", 1)
+        self._whole("nodes", 0)
+        self._whole("refresh", 1)
         if self.points is not None:
             self._whole("points", 4)
         if self.bounds is not None:
@@ -482,26 +489,34 @@ class MaximumLikelihood(Objective):
             raise ValueError(f"bounds must be (2, {dim}) for this data; got (2, {len(self.bounds[0])}).")
 
     def phases(self) -> tuple[Phase, ...]:
-        return (Likelihood(self.steps, 16, self.batch, float(self.temperature or 1.0), self.points, self.bounds),)
+        phase = Likelihood(
+            steps=self.steps,
+            block=64,
+            batch=self.batch,
+            temperature=float(self.temperature or 1.0),
+            points=self.points,
+            nodes=self.nodes,
+            refresh=self.refresh,
+            bounds=self.bounds,
+        )
+        return (phase,)
 
 
 @dataclass(frozen=True)
 class Likelihood(Phase):
-    """Negative log-likelihood with log Z by quadrature."""
+    """Negative log-likelihood with log Z by quadrature; carries the log Gibbs masses of the cells and their age."""
 
     name = "likelihood"
     terms = ("log_z",)
     batch: int
     temperature: float
     points: int | None
+    nodes: int
+    refresh: int
     bounds: Any
 
-    def draw(self, feed: Feed, rng: np.random.Generator) -> Batch:
-        nodes, weights = self.grid(feed).shifted(rng.random(feed.dim))
-        return {"positive": feed.batch(rng, self.batch), "nodes": nodes, "weights": weights}
-
     def grid(self, feed: Feed) -> quadrature.StretchedGrid:
-        points = self.points or {1: 512, 2: 72, 3: 28}[feed.dim]
+        points = self.points or {1: 512, 2: 80, 3: 28}[feed.dim]
         if self.bounds is None:
             low, high = feed.reach()
             low, high = low - 0.25 * (high - low), high + 0.25 * (high - low)
@@ -509,45 +524,65 @@ class Likelihood(Phase):
             low, high = (np.asarray(self.bounds) - feed.center) / feed.scale
         return quadrature.StretchedGrid.covering(feed.lower, feed.upper, low, high, points)
 
+    def begin(self, feed: Feed, rng: np.random.Generator) -> Chains:
+        return jnp.zeros(self.grid(feed).shape, jnp.float32), jnp.zeros((), jnp.int32)
+
+    def draw(self, feed: Feed, rng: np.random.Generator) -> Batch:
+        return {"positive": feed.batch(rng, self.batch), **self.grid(feed).numbers()}
+
+    def loss(self, energy, batch, chains, key):
+        table, age = chains
+        if self.nodes:
+            mass = jax.lax.cond(
+                age % self.refresh == 0,
+                lambda: self.log_mass(_frozen(energy), batch, table.shape),
+                table.ravel,
+            )
+            probability = quadrature.proposal(mass)
+            places, log_draws = quadrature.stratified(probability, table.shape, self.nodes, key)
+            table = mass.reshape(table.shape)
+        else:
+            places = quadrature.corners(table.shape) + jax.random.uniform(key, (table.ndim, 1), jnp.float32)
+            log_draws = 0.0
+        x, log_volume = quadrature.place(batch, places)
+        both = energy.potential(jnp.concatenate([batch["positive"], x], axis=1)) / self.temperature
+        log_z = jax.scipy.special.logsumexp(log_volume - log_draws - both[self.batch :])
+        return jnp.mean(both[: self.batch]) + log_z, ((log_z,), (table, age + 1))
+
+    def log_mass(self, energy: Energy, grid: dict[str, Any], shape: tuple[int, ...]) -> jax.Array:
+        """log of the Gibbs mass of every cell, by its middle, (cells,), up to log Z."""
+        x, log_volume = quadrature.place(grid, quadrature.corners(shape) + 0.5)
+        return log_volume - energy.potential(x) / self.temperature
+
     def negative_log_likelihood(self, energy: Energy, feed: Feed, x: jax.Array) -> float:
-        """Mean of -log p over x (d, n), in nats and in the data's own units; the grid unshifted."""
-        nodes, weights = self.grid(feed).shifted(np.full(feed.dim, 0.5))
-        value = _likelihood(self, energy, {"positive": x, "nodes": nodes, "weights": weights})[0]
-        return float(value) + float(np.log(feed.scale).sum())
+        """Mean of -log p over x (d, n), by every cell, in nats and in the data's own units."""
+        grid = self.grid(feed)
+        return float(_likelihood(self, energy, grid.numbers(), grid.shape, x)) + float(np.log(feed.scale).sum())
 
     def report(self, energy: Energy, feed: Feed) -> str:
-        nodes, weights = self.grid(feed).shifted(np.full(feed.dim, 0.5))
-        mass = float(_border_mass(energy, self.temperature, nodes, weights))
+        grid = self.grid(feed)
+        mass = float(_border_mass(self, energy, grid.numbers(), grid.shape))
         if mass > BORDER_MASS:
             warnings.warn(
                 f"{mass:.1e} of the Gibbs mass lies at the border of the quadrature (more than {BORDER_MASS:g}): "
                 "log Z misses what is beyond. Widen bounds, or give the energy more confinement.",
                 stacklevel=2,
             )
-        return f"{mass:.1e} of the Gibbs mass at the border of the quadrature"
-
-    def loss(self, energy, batch, chains, key):
-        cells, log_volume = quadrature.product(batch["nodes"], batch["weights"])
-        both = energy.potential(jnp.concatenate([batch["positive"], cells], axis=1)) / self.temperature
-        log_z = jax.scipy.special.logsumexp(log_volume - both[self.batch :])
-        return jnp.mean(both[: self.batch]) + log_z, ((log_z,), chains)
+        return f"{mass:.1e} of the Gibbs mass lies at the border of the quadrature"
 
 
 @eqx.filter_jit
-def _likelihood(phase: Likelihood, energy: Energy, batch: Any) -> tuple[jax.Array, Any]:
-    cells, log_volume = quadrature.product(batch["nodes"], batch["weights"])
-    log_z = jax.scipy.special.logsumexp(log_volume - energy.potential(cells) / phase.temperature)
-    return jnp.mean(energy.potential(batch["positive"])) / phase.temperature + log_z, log_z
+def _likelihood(phase: Likelihood, energy: Energy, grid: Any, shape: tuple[int, ...], x: jax.Array) -> jax.Array:
+    log_z = jax.scipy.special.logsumexp(phase.log_mass(energy, grid, shape))
+    return jnp.mean(energy.potential(x)) / phase.temperature + log_z
 
 
 @eqx.filter_jit
-def _border_mass(energy: Energy, temperature: float, nodes: Any, weights: Any) -> jax.Array:
+def _border_mass(phase: Likelihood, energy: Energy, grid: Any, shape: tuple[int, ...]) -> jax.Array:
     """Share of the Gibbs mass in the outermost cells of any axis."""
-    cells, log_volume = quadrature.product(nodes, weights)
-    mass = jax.nn.softmax(log_volume - energy.potential(cells) / temperature)
-    d, m = nodes.shape
-    index = jnp.stack([a.ravel() for a in jnp.meshgrid(*[jnp.arange(m)] * d, indexing="ij")])
-    return jnp.sum(jnp.where(((index == 0) | (index == m - 1)).any(axis=0), mass, 0.0))
+    mass = jax.nn.softmax(phase.log_mass(energy, grid, shape))
+    k = quadrature.corners(shape)
+    return jnp.sum(jnp.where(((k == 0) | (k == shape[0] - 1)).any(axis=0), mass, 0.0))
 
 
 def _contrast(energy: Energy, positive: jax.Array, negative: jax.Array) -> jax.Array:
