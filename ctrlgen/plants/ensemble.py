@@ -78,6 +78,11 @@ class ParticlePlant(eqx.Module, Plant):
         """The largest stable step where the largest eigenvalue of the (preconditioned) Hessian is `curvature`."""
         return 2.0 / curvature
 
+    @property
+    def reshapes_curvature(self) -> bool:
+        """Whether a metric makes the largest eigenvalue of the Hessian alone meaningless for stability."""
+        return False
+
     def effective_hessian(self, hessian: np.ndarray) -> np.ndarray:
         """The matrices (n, d, d) whose largest eigenvalue sets the stability limit."""
         return hessian
@@ -268,10 +273,8 @@ def warn_if_unstable(plant: ParticlePlant, energy: Energy, x: np.ndarray) -> Non
     if getattr(plant, "scheme", None) == "mala":
         return  # a step that is too long is rejected, not unstable
     bound = energy.properties.hessian_upper
-    identity = np.eye(energy.dim)
-    if bound is not None:
-        curvature = float(np.linalg.eigvalsh(plant.effective_hessian(bound * identity[None]))[..., -1].max())
-        origin = f"hessian_upper = {bound:.4g}"
+    if bound is not None and not plant.reshapes_curvature:
+        curvature, origin = bound, f"hessian_upper = {bound:.4g}"
     elif energy.dim <= PROBES:
         hessian = plant.effective_hessian(energy.hessian(x[:: max(1, len(x) // PROBES)][:PROBES].astype(np.float64)))
         finite = hessian[np.isfinite(hessian).all(axis=(1, 2))]

@@ -31,7 +31,7 @@ def key_words(key: Any) -> Any:
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
         key = jax.random.key_data(key)
     if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.shape in ((2,), (4,)):
-        return key[:2] if key.shape == (2,) else key[:2] ^ key[2:]
+        return key[:2] if key.shape == (2,) else key[:2] ^ (key[2:] * np.uint32(0x9E3779B1))
     raise ValueError(f"key must be an integer seed or a single JAX random key; got {key!r}.")
 
 

@@ -115,6 +115,10 @@ class Langevin(ParticlePlant):
         lanes = tuple(jnp.concatenate([a, b]) for a, b in zip(own, last, strict=True))
         return State(jnp.where(accept, proposal, x), lanes, state.step, memory)
 
+    @property
+    def reshapes_curvature(self):
+        return self.root is not None
+
     def effective_hessian(self, hessian):
         if self.root is None:
             return hessian
