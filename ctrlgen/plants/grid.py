@@ -381,7 +381,7 @@ def _pairs(bounds: Any) -> tuple[tuple[float, float], ...]:
         raise ValueError(
             f"bounds must be one (lower, upper) pair per axis, 1 to 3 axes, as in [(-4, 4), (-4, 4)]; got {bounds!r}."
         )
-    pairs = tuple((float(lower), float(upper)) for lower, upper in list(out))
+    pairs = tuple((float(lower), float(upper)) for lower, upper in zip(out[:, 0], out[:, 1], strict=True))
     for axis, (lower, upper) in enumerate(pairs):
         if not (np.isfinite([lower, upper]).all() and lower < upper):
             raise ValueError(f"bounds must be finite with lower < upper; axis {axis} has ({lower}, {upper}).")
@@ -390,8 +390,9 @@ def _pairs(bounds: Any) -> tuple[tuple[float, float], ...]:
 
 def _counts(shape: Any, axes: int) -> tuple[int, ...]:
     numbers = np.atleast_1d(np.asarray(shape))
-    if numbers.ndim != 1 or len(numbers) != axes or not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 3:
+    counts = [int(n) for n in numbers.ravel()] if np.issubdtype(numbers.dtype, np.integer) else []
+    if numbers.ndim != 1 or len(counts) != axes or min(counts) < 3:
         raise ValueError(
             f"shape must be {axes} integers of at least 3, one for each of the {axes} axes of bounds; got {shape!r}."
         )
-    return tuple(int(n) for n in numbers)
+    return tuple(counts)
