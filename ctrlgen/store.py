@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ctrlgen import foreign, records
 from ctrlgen.energies.base import Energy
 from ctrlgen.records import Arrays, ModelError
 
-__all__ = ["ModelError", "ModelSummary", "list_models", "load_card", "load_energy", "save_energy"]
+__all__ = ["ModelError", "ModelSummary", "list_models", "load_card", "load_config", "load_energy", "save_energy"]
 
 FORMAT, SCHEMA = "ctrlgen-energy", 1
 CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "card.md"
@@ -35,7 +36,19 @@ MAX_CONFIG = MAX_CARD = 1 << 20  # bytes
 MAX_WEIGHTS = 1 << 30  # bytes
 MAX_DEPTH = 64  # of the JSON
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_KEYS = {"format", "schema", "ctrlgen", "dim", "temperature", "energy", "command", "seed", "weights", "checksum"}
+_KEYS = {
+    "format",
+    "schema",
+    "ctrlgen",
+    "dim",
+    "temperature",
+    "energy",
+    "command",
+    "seed",
+    "columns",
+    "weights",
+    "checksum",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,7 @@ def save_energy(
     *,
     command: str | None = None,
     seed: int | None = None,
+    columns: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Save an energy as a model folder; `load_energy` gives it back, equal in every bit.
@@ -80,6 +94,7 @@ def save_energy(
         card: Markdown for people; a short one is written when omitted.
         command: that reproduces the model.
         seed: of its training.
+        columns: d names of the coordinates, kept for tables that are generated.
         overwrite: replace a model that is there.
 
     Returns:
@@ -87,10 +102,13 @@ def save_energy(
 
     Raises:
         TypeError: the energy holds code (a `CallableEnergy`, a schedule of the user's own).
-        ValueError: an array is not finite, or a formula cannot be written so that it reads back.
+        ValueError: an array is not finite, a formula cannot be written so that it reads back, or there are not d
+            columns.
         FileExistsError: path exists and overwrite is False, or it holds something that is not a model.
     """
     path = Path(path)
+    if columns is not None and len(columns) != energy.dim:
+        raise ValueError(f"columns must be {energy.dim} names, one a coordinate; got {len(columns)}.")
     record, arrays = records.write(energy)
     weights = safetensors.numpy.save(arrays)
     config = {
@@ -102,6 +120,7 @@ def save_energy(
         "energy": record,
         "command": None if command is None else str(command),
         "seed": None if seed is None else int(seed),
+        "columns": None if columns is None else [str(c) for c in columns],
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
     }
     config["checksum"] = checksum(config)
@@ -147,6 +166,15 @@ def load_energy(name_or_path: str | os.PathLike) -> Energy:
     raise ModelError(
         f"{path} must be a model folder, a .safetensors or a .pth file; got a file ending in {path.suffix!r}."
     )
+
+
+def load_config(name_or_path: str | os.PathLike) -> dict:
+    """What the config of a model says, checked: 'dim', 'temperature', 'command', 'seed', 'columns', 'ctrlgen', ...
+
+    Raises:
+        ModelError: no such model, or its config breaks a rule.
+    """
+    return _read_config(_locate(name_or_path))
 
 
 def load_card(name_or_path: str | os.PathLike) -> str:
@@ -279,6 +307,7 @@ def _read_config(path: Path) -> dict:
         ("temperature", config["temperature"], _is_temperature(config["temperature"]), "positive and finite, or null"),
         ("command", config["command"], isinstance(config["command"], str | None), "a text or null"),
         ("seed", config["seed"], config["seed"] is None or type(config["seed"]) is int, "an integer or null"),
+        ("columns", config["columns"], _is_columns(config["columns"], config["dim"]), "'dim' names or null"),
         ("weights", weights, isinstance(weights, dict) and set(weights) == {"sha256", "bytes"}, "'sha256' and 'bytes'"),
     ):
         if not good:
@@ -299,6 +328,10 @@ def checksum(config: dict) -> str:
     """SHA-256 of a config's content, without the checksum itself, whatever its layout."""
     content = {k: v for k, v in config.items() if k != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _is_columns(value: Any, dim: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == dim and all(isinstance(v, str) for v in value))
 
 
 def _is_temperature(value: Any) -> bool:

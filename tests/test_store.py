@@ -90,12 +90,13 @@ def test_what_generation_needs_comes_back(tmp_path):
 
 
 def test_config_says_what_a_reader_wants(tmp_path):
-    folder = cg.save_energy(TRAINED, tmp_path / "m", command="ctrlgen train x.csv", seed=11)
+    folder = cg.save_energy(TRAINED, tmp_path / "m", command="ctrlgen train x.csv", seed=11, columns=["a", "β"])
     config = json.loads((folder / CONFIG).read_text())
     assert config["schema"] == 1
     assert config["energy"]["constructor"] == "TrainedEnergy"
     assert config["energy"]["arguments"]["center"] == [0.1, -1e-17]
     assert (config["temperature"], config["command"], config["seed"]) == (0.3, "ctrlgen train x.csv", 11)
+    assert store.load_config(folder)["columns"] == ["a", "β"]
     assert config["weights"]["sha256"] == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
@@ -130,6 +131,11 @@ def test_code_is_not_saved(tmp_path):
     with pytest.raises(TypeError, match=r"function at schedule cannot be saved; what can be saved is \['Annealing'"):
         cg.save_energy(cg.TrainedEnergy(NETWORK, schedule=lambda t: 1.0), tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def test_columns_fit_the_dimension(tmp_path):
+    with pytest.raises(ValueError, match="columns must be 2 names, one a coordinate; got 3"):
+        cg.save_energy(MIXTURE, tmp_path / "m", columns=["a", "b", "c"])
 
 
 def test_arrays_and_formulas_that_would_not_come_back(tmp_path):
@@ -422,6 +428,7 @@ RULES = {
         lambda t: t.update(energy={"constructor": "Banana", "arguments": {"scale": 1.0, "curvature": 1.0}}),
         "the arrays must be those that the config declares",
     ),
+    "columns": (lambda t: t.update(columns=["a"]), "'columns' must be 'dim' names or null; got"),
     "dim": (lambda t: t.update(dim=3), "'dim' must be 2, that of the energy; got 3"),
     "temperature": (lambda t: t.update(temperature=3.0), "'temperature' must be None, as in the energy; got 3.0"),
     "hostile formula": (

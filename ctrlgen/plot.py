@@ -1,0 +1,364 @@
+"""Pictures of energies, densities on their way, Lyapunov curves and training: the only importer of matplotlib.
+
+Every function takes a result and `ax=None`, draws, and returns the axes; nothing is shown and no global state of
+matplotlib is touched (figures are made without pyplot). Save with `ax.figure.savefig("name.png")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from ctrlgen.energies.base import Energy
+from ctrlgen.energies.trained import TrainedEnergy
+from ctrlgen.response import Response
+from ctrlgen.training.result import TrainingResult
+
+# Okabe and Ito's colours, told apart with any colour vision
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+COLOURS = "viridis"
+# low energy bright, and all of it pale: the landscape stays behind what moves on it
+LANDSCAPE = ListedColormap(0.4 + 0.6 * colormaps["viridis_r"](np.linspace(0.05, 1, 256))[:, :3])
+GRID = 160  # points an axis of a landscape
+MOST_PARTICLES = 3000
+
+
+def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.0, 3.4), **arguments: Any) -> np.ndarray:
+    """Axes (rows, columns) on a fresh figure without pyplot; `size` is of one panel [inch]."""
+    fig = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig.subplots(rows, columns, squeeze=False, **arguments)
+
+
+def energy(E: Energy, ax: Axes | None = None, bounds: Any = None, levels: Any = 16) -> Axes:
+    """The landscape of an energy: filled contours in two dimensions, a line in one.
+
+    Args:
+        E: of dimension 1 or 2.
+        ax: where to draw; a new figure when omitted.
+        bounds: (2, d), lower and upper corner; what holds a trained energy's data, or ±4, when omitted.
+        levels: how many contours, or their values [energy]. Above the highest (12 temperatures for a trained energy, else
+            the median of the box) nothing is resolved.
+
+    Raises:
+        ValueError: E has more than two dimensions, or bounds do not fit.
+    """
+    if E.dim > 2:
+        raise ValueError(f"E must have 1 or 2 dimensions to be drawn as a landscape; it has {E.dim}.")
+    low, high = _bounds(E, bounds)
+    ax = _axes(ax)
+    if E.dim == 1:
+        x = np.linspace(low[0], high[0], 4 * GRID)
+        ax.plot(x, E(x[:, None]), color=BLUE)
+        ax.set(xlabel="x", ylabel="E(x)", xlim=(low[0], high[0]))
+        return ax
+    across, up = np.linspace(low[0], high[0], GRID), np.linspace(low[1], high[1], GRID)
+    cells = np.stack(np.meshgrid(across, up, indexing="ij"), axis=-1).reshape(-1, 2)
+    values = np.asarray(E(cells)).reshape(GRID, GRID)
+    if np.ndim(levels) == 0:
+        levels = np.linspace(values.min(), _top(E, values), int(levels))
+    drawn = ax.contourf(across, up, values.T, levels=levels, cmap=LANDSCAPE, extend="max")
+    drawn.set_rasterized(True)
+    ax.set(xlabel="x₁", ylabel="x₂", xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    return ax
+
+
+def particles(states: Any, ax: Axes | None = None, color: str = BLACK, most: int = MOST_PARTICLES) -> Axes:
+    """Particles (n, d): points in two dimensions, a histogram (a density) in one.
+
+    Args:
+        states: (n, d) with d of 1 or 2.
+        ax: where to draw.
+        color: of the points.
+        most: at most this many points are drawn, the first ones.
+    """
+    states = np.asarray(states, dtype=np.float64)
+    if states.ndim != 2 or states.shape[1] > 2:
+        raise ValueError(f"states must have shape (n, 1) or (n, 2) to be drawn; got shape {states.shape}.")
+    ax = _axes(ax)
+    if states.shape[1] == 1:
+        ax.hist(states[:, 0], bins=60, density=True, color=color, alpha=0.6, histtype="stepfilled")
+        return ax
+    shown = states[:most]
+    ax.scatter(shown[:, 0], shown[:, 1], s=600 / (100 + len(shown)) + 0.8, c=color, alpha=0.6, linewidths=0)
+    return ax
+
+
+def decay(
+    response: Response,
+    ax: Axes | None = None,
+    rate: float | None = None,
+    *,
+    label: str = "measured",
+    anchor: tuple[float, float] | None = None,
+    most: int = 60,
+) -> Axes:
+    """The Lyapunov curve V(t) = KL(ρ_t ‖ ρ*) with its errors, on a log axis, beside an exponential rate.
+
+    Args:
+        response: of any plant.
+        ax: where to draw.
+        rate: draws exp(-rate t) as a dashed line [1 / time].
+        label: what the rate is: "certified" or "measured".
+        anchor: (time, nats) through which that line goes; the first record when omitted.
+        most: at most this many records are measured, evenly in the logarithm of time.
+    """
+    ax = _axes(ax)
+    which = thinned(len(response.time), most)
+    time = response.time[which]
+    values = [response.at(int(k), "kl") for k in which]
+    kl, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
+    good = kl > 0
+    ax.set_yscale("log")
+    if error.any():
+        low = np.maximum(kl - 2 * error, 1e-12)
+        ax.fill_between(time, low, np.maximum(kl + 2 * error, low), color=SKY, alpha=0.4, linewidth=0, label="± 2 s.e.")
+    ax.plot(
+        time[good], kl[good], color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label="KL to the Gibbs measure"
+    )
+    if (kl[good] > error[good]).any():  # what is far below its own error is noise, and would stretch the axis
+        lowest = max(float(kl[good].min()), 0.3 * float(np.median(error)))
+        ax.set_ylim(0.5 * lowest, 2 * float(kl[good].max()))
+    if rate is not None:
+        draw_rate(ax, time, rate, anchor or (float(time[0]), float(kl[0])), label)
+    ax.set(xlabel="time", ylabel="KL [nats]")
+    ax.grid(True, which="major", alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def draw_rate(
+    ax: Axes, time: Any, rate: float, anchor: tuple[float, float], label: str, color: str = RED, style: str = "--"
+) -> None:
+    """exp(-rate t) through an anchor, over the given times, without changing the limits of the axes."""
+    bottom, top = ax.get_ylim()
+    t = np.linspace(np.min(time), np.max(time), 200)
+    line = anchor[1] * np.exp(-rate * (t - anchor[0]))
+    seen = (line > bottom / 3) & (line < top * 3)
+    ax.plot(t[seen], line[seen], style, color=color, linewidth=1.4, label=f"{label}: rate {rate:.3g}")
+    ax.set_ylim(bottom, top)
+
+
+def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray:
+    """A closed loop's response: KL on a log axis, energies over time and, in one or two dimensions, the density.
+
+    Args:
+        response: of particles, a grid or a Gaussian.
+        axes: 2 axes, or 3 with the density's; a new figure when omitted.
+        most: at most this many records are measured.
+
+    Returns:
+        The axes, (2,) or (3,).
+    """
+    spatial = response.energy_block.dim <= 2
+    axes = figure(1, 3 if spatial else 2)[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
+    if len(axes) not in (2, 3):
+        raise ValueError(f"axes must be 2 or 3 axes; got {len(axes)}.")
+    if _has_kl(response):
+        # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric
+        bound = response.energy_block.properties.hessian_lower
+        plain = getattr(response.plant, "metric", None) is None and response.schedule is None
+        overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
+        certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
+        decay(response, axes[0], certified, label="certified", most=most)
+    else:
+        axes[0].text(0.5, 0.5, "KL needs log Z:\nfree energy beside", ha="center", transform=axes[0].transAxes)
+        axes[0].set_axis_off()
+    _energies(response, axes[1], most)
+    if len(axes) == 3:
+        _density(response, len(response.time) - 1, axes[2])
+    return axes
+
+
+def transport(
+    response: Response, E: Energy | None = None, panels: int = 4, axes: Any = None, bounds: Any = None
+) -> np.ndarray:
+    """The density on the landscape at several times, from the start to the end, evenly in the logarithm of time.
+
+    Args:
+        response: in one or two dimensions.
+        E: the landscape; the response's own energy when omitted.
+        panels: how many.
+        axes: where to draw, `panels` axes.
+        bounds: (2, d) of the box.
+    """
+    E = response.energy_block if E is None else E
+    axes = figure(1, panels, (2.9, 3.1))[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
+    if bounds is None and response.plant.kind == "particles":
+        bounds = _extent(response)
+    last = len(response.time) - 1
+    later = np.geomspace(max(1, last / 60), max(1, last), len(axes) - 1) if len(axes) > 1 else []
+    for ax, k in zip(axes, [0, *np.round(later).astype(int)], strict=False):
+        _density(response, int(k), ax, E, bounds)
+        ax.set_title(f"t = {response.time[k]:.3g}", fontsize="medium")
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    return axes
+
+
+def training(result: TrainingResult, ax: Axes | None = None) -> Axes:
+    """Loss against the step, its phases, and the held-out quality on a second axis where it was measured."""
+    ax, history = _axes(ax), result.history
+    step, loss = np.asarray(history["step"]), np.asarray(history["loss"], dtype=np.float64)
+    width = max(1, len(loss) // 100)
+    smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+    if len(loss) and np.nanmin(loss) > 0:
+        ax.set_yscale("log")
+    ax.plot(step, loss, color=SKY, alpha=0.5, linewidth=0.7)
+    ax.plot(step[len(step) - len(smooth) :], smooth, color=BLUE, linewidth=1.4, label="loss")
+    phase = np.asarray(history["phase"])
+    for k in np.flatnonzero(phase[1:] != phase[:-1]):
+        ax.axvline(step[k], color=BLACK, linewidth=0.8, linestyle=":")
+        ax.annotate(str(phase[k + 1]), (step[k], 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
+    ax.set(xlabel="step", ylabel="loss")
+    lines = [ax.lines[1]]
+    name = next((n for n in history if n.startswith("held_out_") and n != "held_out_step"), None)
+    if name is not None and len(history[name]):
+        other = ax.twinx()
+        label = {"held_out_w2": "held-out W₂", "held_out_nll": "held-out NLL [nats]"}.get(name, name)
+        lines += other.plot(history["held_out_step"], history[name], "o-", color=RED, markersize=3, label=label)
+        other.set_ylabel(label)
+    ax.legend(handles=lines, frameon=False, fontsize="small")
+    return ax
+
+
+def images(samples: Any, shape: tuple[int, int] = (8, 8), ax: Axes | None = None, columns: int | None = None) -> Axes:
+    """Samples (n, h·w) as a sheet of pictures, dark for large values."""
+    samples = np.asarray(samples, dtype=np.float64)
+    if samples.ndim != 2 or samples.shape[1] != shape[0] * shape[1]:
+        raise ValueError(
+            f"samples must have shape (n, {shape[0] * shape[1]}) for pictures {shape}; got {samples.shape}."
+        )
+    n = len(samples)
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    low, high = np.quantile(samples, [0.01, 0.99])
+    sheet = np.full((rows * (shape[0] + 1) - 1, columns * (shape[1] + 1) - 1), low)
+    for i, sample in enumerate(samples):
+        top, left = i // columns * (shape[0] + 1), i % columns * (shape[1] + 1)
+        sheet[top : top + shape[0], left : left + shape[1]] = sample.reshape(shape)
+    ax = _axes(ax)
+    ax.imshow(sheet, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` records, first and last included, evenly in the logarithm of the index."""
+    if count <= most:
+        return np.arange(count)
+    later = np.unique(np.round(np.geomspace(1, count - 1, most - 1)).astype(int))
+    missing = np.setdiff1d(np.arange(1, count), later)[: most - 1 - len(later)]
+    return np.concatenate([[0], np.sort(np.concatenate([later, missing]))])
+
+
+# Pieces ---------------------------------------------------------------------------------------------------
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return figure()[0, 0] if ax is None else ax
+
+
+def _bounds(E: Energy, bounds: Any) -> tuple[np.ndarray, np.ndarray]:
+    if bounds is None:
+        center, scale = (E.center, E.scale) if isinstance(E, TrainedEnergy) else (np.zeros(E.dim), 4 / 3)
+        return center - 3 * scale, center + 3 * scale
+    box = np.asarray(bounds, dtype=np.float64)
+    if box.shape != (2, E.dim) or not np.isfinite(box).all() or (box[0] >= box[1]).any():
+        raise ValueError(f"bounds must be (2, {E.dim}), lower corner below upper corner; got {bounds!r}.")
+    return box[0], box[1]
+
+
+def _top(E: Energy, values: np.ndarray) -> float:
+    """The highest contour: 12 temperatures above the bottom for a trained energy, else the median of the box."""
+    top = float(np.median(values))
+    if isinstance(E, TrainedEnergy):
+        top = min(top, float(values.min()) + 12 * E.temperature)
+    return max(top, float(values.min()) + 1e-12 * max(1.0, abs(float(values.min()))))
+
+
+def _extent(response: Response) -> np.ndarray:
+    """(2, d): a box that holds all but the outermost particles at the start and at the end."""
+    both = np.concatenate([response.snapshots[0], response.snapshots[-1]]).astype(np.float64)
+    low, high = np.quantile(both, [0.001, 0.999], axis=0)
+    margin = 0.12 * np.maximum(high - low, 1e-9)
+    return np.stack([low - margin, high + margin])
+
+
+def _has_kl(response: Response) -> bool:
+    return response.plant.kind != "particles" or response.log_partition is not None
+
+
+def _energies(response: Response, ax: Axes, most: int) -> None:
+    which = thinned(len(response.time), most)
+    time = response.time[which]
+    for name, label, color, marker in (
+        ("mean_energy", "mean energy", ORANGE, "-"),
+        ("free_energy", "free energy F", GREEN, "--"),
+    ):
+        values = [response.at(int(k), name) for k in which]  # type: ignore[arg-type]
+        value, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
+        ax.fill_between(time, value - 2 * error, value + 2 * error, color=color, alpha=0.25, linewidth=0)
+        ax.plot(time, value, marker, color=color, linewidth=1.4, label=label)
+    ax.set(xlabel="time", ylabel="energy")
+    ax.grid(True, alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+
+
+def _density(response: Response, k: int, ax: Axes, E: Energy | None = None, bounds: Any = None) -> None:
+    """One recorded density on the landscape; in one dimension beside the Gibbs density."""
+    E, plant, state = response.energy_block if E is None else E, response.plant, response.snapshots[k]
+    if plant.kind == "grid":
+        axes: Sequence[np.ndarray] = plant.axes  # type: ignore[attr-defined]
+        if len(axes) == 1:
+            ax.plot(axes[0], state / plant.volume, color=BLUE)  # type: ignore[attr-defined]
+            ax.plot(axes[0], plant.gibbs(E) / plant.volume, "--", color=RED, label="Gibbs")  # type: ignore[attr-defined]
+            ax.set(xlabel="x", ylabel="density")
+        else:
+            ax.pcolormesh(axes[0], axes[1], state.T, cmap=COLOURS, shading="nearest", rasterized=True)
+            ax.set(xlabel="x₁", ylabel="x₂", aspect="equal")
+        return
+    if plant.kind == "gaussian":
+        _gaussian(state, E, ax)
+        return
+    if bounds is None:
+        bounds = _extent(response)
+    if E.dim == 1:
+        particles(state, ax, color=BLUE)
+        x = np.linspace(bounds[0][0], bounds[1][0], 400)
+        weight = -np.asarray(E(x[:, None])) / getattr(plant, "reference_temperature", plant.temperature)
+        gibbs = np.exp(weight - weight.max())
+        ax.plot(x, gibbs / (gibbs.sum() * (x[1] - x[0])), "--", color=RED, label="Gibbs")
+        ax.set(xlabel="x", ylabel="density", xlim=(x[0], x[-1]))
+        return
+    energy(E, ax, bounds)
+    particles(state, ax)
+
+
+def _gaussian(state: Any, E: Energy, ax: Axes) -> None:
+    """Ellipses of one and two standard deviations on the landscape, or the bell in one dimension."""
+    mean, covariance = np.asarray(state.mean), np.asarray(state.covariance)
+    spread = 4 * np.sqrt(np.diag(covariance))
+    if len(mean) == 1:
+        x = np.linspace(mean[0] - spread[0], mean[0] + spread[0], 400)
+        ax.plot(
+            x,
+            np.exp(-((x - mean[0]) ** 2) / (2 * covariance[0, 0])) / np.sqrt(2 * np.pi * covariance[0, 0]),
+            color=BLUE,
+        )
+        ax.set(xlabel="x", ylabel="density")
+        return
+    energy(E, ax, np.stack([mean - spread, mean + spread]))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.linalg.cholesky(covariance) @ np.stack([np.cos(angle), np.sin(angle)])
+    for deviations in (1, 2):
+        ax.plot(*(mean[:, None] + deviations * circle), color=BLACK, linewidth=1.4)
