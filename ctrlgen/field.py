@@ -120,7 +120,7 @@ class Field:
                 raise ValueError(
                     f"expr must be a SymPy expression, a number or a string; got {type(expr).__name__}."
                 ) from None
-            if not isinstance(self.expr, sp.Expr):
+            if not isinstance(self.expr, sp.Expr) or self.expr.is_Matrix:
                 raise ValueError(f"expr must be a scalar expression; got {type(self.expr).__name__}.")
         by_name = {s.name: s for s in self.states}
         self.expr = self.expr.subs(

@@ -1,0 +1,115 @@
+"""The response: its measures against closed forms, its exports, what it says."""
+
+import numpy as np
+import pytest
+
+import ctrlgen as cg
+
+OU = cg.Quadratic([[1.0, 0.0], [0.0, 2.0]])
+EPS = 0.5
+
+
+def gaussian_kl(variance, mean=0.0, target=None):
+    target = EPS / np.array([1.0, 2.0]) if target is None else target
+    variance, mean = np.broadcast_to(variance, (2,)), np.broadcast_to(mean, (2,))
+    return 0.5 * np.sum(variance / target + mean**2 / target - 1 - np.log(variance / target))
+
+
+@pytest.fixture(scope="module")
+def response():
+    loop = cg.ClosedLoop(cg.Langevin(EPS, 0.01), OU)
+    start = np.random.default_rng(0).normal(size=(8000, 2)) * 2
+    return loop.simulate(start, 2.0, record=5)
+
+
+def test_lyapunov_curve_against_the_gaussian_law(response):
+    t, k = response.time[:, None], np.array([1.0, 2.0])
+    variance = EPS / k + (4.0 - EPS / k) * np.exp(-2 * k * t)
+    exact = np.array([gaussian_kl(v) for v in variance])
+    # statistical error plus ULA's bias, h L/2 = 1 % of the variance
+    assert (np.abs(response.kl - exact) < 4 * response.kl_error + 0.02 * (1 + exact)).all()
+    np.testing.assert_allclose(response.energy, 0.5 * (variance * k).sum(axis=1), rtol=0.06)
+    free = response.energy - EPS * (1 + np.log(2 * np.pi) + 0.5 * np.log(variance.prod(axis=1)))
+    assert (np.abs(response.free_energy - free) < 4 * response.free_energy_error + 0.03).all()
+
+
+def test_dissipation_is_minus_the_slope_of_the_curve(response):
+    t, k = response.time[:, None], np.array([1.0, 2.0])
+    target = EPS / k
+    variance = target + (4.0 - target) * np.exp(-2 * k * t)
+    exact = EPS * np.sum(variance * (1 / target - 1 / variance) ** 2, axis=1)
+    off = np.abs(response.dissipation - exact)
+    assert (off < 4 * response.dissipation_error + 0.05 * exact + 0.02).all()
+
+
+def test_measures_are_computed_once(response, monkeypatch):
+    first = response.kl
+    monkeypatch.setattr(type(response.plant), "kl", lambda *a, **k: pytest.fail("computed again"))
+    np.testing.assert_array_equal(response.kl, first)
+
+
+def test_moments_and_prints(response):
+    np.testing.assert_allclose(response.mean, response.states.mean(axis=1), atol=1e-4)
+    np.testing.assert_allclose(response.covariance[2], np.cov(response.states[2].T), rtol=1e-4, atol=1e-4)
+    text = str(response)
+    assert "Langevin (8000 particles)" in text
+    assert "completed: ran its 200 steps" in text
+
+
+def test_exports(response):
+    data = response.to_xarray()
+    assert data["state"].dims == ("time", "particle", "coordinate")
+    np.testing.assert_array_equal(data["state"].values, response.states)
+    assert data.attrs["status"] == "completed"
+    control = response.to_control()
+    np.testing.assert_allclose(control.time, response.time)
+    np.testing.assert_allclose(control.outputs, response.mean.T)
+    few = cg.ClosedLoop(cg.GradientFlow(0.1), OU).simulate([[1.0, 2.0], [0.0, 1.0]], 1.0, record=4).to_control()
+    assert few.states.shape == (4, 4)
+    assert list(few.state_labels) == ["x[0,0]", "x[0,1]", "x[1,0]", "x[1,1]"]
+
+
+def test_each_representation_has_the_same_curve():
+    """Particles, grid and Gaussian moments: one closed loop, three plants, one KL."""
+    start = cg.Gaussian([1.0, 0.5], 0.3 * np.eye(2))
+    grid_plant = cg.FokkerPlanckGrid([(-5, 5), (-4, 4)], (100, 100), EPS)
+    grid = cg.ClosedLoop(grid_plant, OU).simulate(start, 1.0, record=3)
+    gauss = cg.ClosedLoop(cg.GaussianPlant(EPS), OU).simulate(start, 1.0, record=3)
+    cloud = cg.ClosedLoop(cg.Langevin(EPS, 0.005), OU).simulate(start, 1.0, record=3, particles=20_000)
+    np.testing.assert_allclose(grid.time, gauss.time)
+    np.testing.assert_allclose(grid.kl, gauss.kl, rtol=0.02, atol=1e-3)  # the grid's error is second order in h
+    assert (np.abs(cloud.kl - gauss.kl) < 4 * cloud.kl_error + 0.01).all()
+    np.testing.assert_allclose(grid.mean, gauss.mean, atol=5e-3)
+    np.testing.assert_allclose(grid.covariance, gauss.covariance, atol=1e-2)
+    for response in (grid, gauss):
+        assert (response.kl_error == 0).all()
+        assert response.to_xarray()["energy"].shape == (3,)
+        assert response.to_control().outputs.shape == (2, 3)
+
+
+def test_particle_fields_are_refused_where_there_are_none():
+    gauss = cg.ClosedLoop(cg.GaussianPlant(EPS), OU).simulate(cg.Gaussian([0.0, 0.0], np.eye(2)), 1.0)
+    with pytest.raises(AttributeError, match="states is for particles plants; this response is of a gaussian plant"):
+        gauss.states  # noqa: B018
+    with pytest.raises(AttributeError, match="density is for grid plants"):
+        gauss.density  # noqa: B018
+
+
+def test_kl_in_high_dimension_says_what_is_missing():
+    energy = cg.MLPEnergy(5, width=4, depth=1)
+    response = cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy).simulate(np.zeros((20, 5)), 0.1)
+    with pytest.raises(ValueError, match="log Z, which quadrature reaches in up to 3 dimensions"):
+        response.kl  # noqa: B018
+
+
+def test_no_certificate_without_noise():
+    """DESIGN 2.2: from Gibbs samples the deterministic flow leaves it, V(t) = (exp(-2κt) - 1 + 2κt)/2 per axis."""
+    kappa = 1.0
+    energy = cg.Quadratic([[kappa]])
+    start = np.random.default_rng(3).standard_normal((20_000, 1))
+    plant = cg.GradientFlow(0.01, reference_temperature=1.0)
+    response = cg.ClosedLoop(plant, energy).simulate(start, 1.0, record=5)
+    t = response.time
+    exact = (np.exp(-2 * kappa * t) - 1 + 2 * kappa * t) / 2
+    assert (np.abs(response.kl - exact) < 4 * response.kl_error + 0.01).all()
+    assert (np.diff(response.kl) > 0).all()
