@@ -74,6 +74,12 @@ def test_measures_are_consistent(name):
         assert gap == pytest.approx(EPSILON * (plant.kl(START, energy) - plant.kl(middle, energy)), rel=1e-10)
 
 
+def test_free_energy_of_a_scalar_gaussian():
+    energy, state = cg.Quadratic([[3.0]], [0.5]), cg.Gaussian([2.0], 0.25)
+    expected = 1.5 * (1.5**2 + 0.25) - EPSILON * 0.5 * np.log(2 * np.pi * np.e * 0.25)
+    assert cg.GaussianPlant(EPSILON).free_energy(state, energy) == pytest.approx(expected, rel=1e-13)
+
+
 def test_mean_energy_by_sampling():
     points = START.sample(0, 200_000)
     values = ENERGY(points)

@@ -294,6 +294,21 @@ def test_annealing_follows_the_moments(options, tolerance):
     assert covariance[0, 0] == pytest.approx(fine.covariance[0, 0], abs=tolerance)
 
 
+@pytest.mark.parametrize("options", [{}, {"step": 0.02}], ids=["exact", "implicit"])
+def test_schedules_join_over_records(options):
+    energy, grid = cg.Quadratic([[1.0]]), cg.FokkerPlanckGrid([(-6, 6)], (60,), 0.5, **options)
+    start = grid.discretise(cg.Gaussian([1.0], 0.2))
+    static = run(grid, energy, start, 0.02, [5])[0]
+    assert np.abs(run(grid, energy, start, 0.02, [2, 3], lambda t: 1.0)[-1] - static).sum() < 1e-11
+    cooling = cg.Annealing(3.0, 0.08)
+    parts = grid.start(energy, start, step=0.02, schedule=cooling)
+    parts.advance([1])
+    assert parts.done == 1
+    last = parts.advance([1, 3])[-1]
+    assert np.abs(last - run(grid, energy, start, 0.02, [5], cooling)[0]).sum() < 1e-11
+    assert np.abs(last - static).sum() > 1e-2
+
+
 def test_transport_phase_without_noise_moves_mass_downhill():
     energy = cg.Quadratic([[1.0]])
     grid = cg.FokkerPlanckGrid([(-4, 4)], (200,), 0.5)
