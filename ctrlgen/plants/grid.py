@@ -42,7 +42,6 @@ class FokkerPlanckGrid(Plant):
         scheme: "chebyshev", exp(tA)ρ to about 1e-12 in L1 whatever the length of the step (see `propagators`);
             "implicit", backward Euler of that step, factorised once: first order, and KL falls at every step;
             "auto", chebyshev when step is omitted and implicit when it is given.
-
         flux: "scharfetter-gummel"; or "curved", the same with a face weight corrected for the curvature of the
             energy, which has all of the same exact properties and 1.4 to 5 times less error on smooth, well
             resolved energies.
@@ -84,6 +83,7 @@ class FokkerPlanckGrid(Plant):
 
     @property
     def dim(self) -> int:
+        """Number of axes."""
         return len(self.shape)
 
     @cached_property
