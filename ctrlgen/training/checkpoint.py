@@ -26,10 +26,10 @@ def write(path: Path, facts: dict[str, Any], trees: dict[str, Any], tables: dict
         trees: pytrees whose leaves are arrays; only their leaves are written, in order.
         tables: named arrays.
     """
-    arrays = {f"table/{name}": np.ascontiguousarray(table) for name, table in tables.items()}
+    arrays = {f"table/{name}": np.asarray(table, order="C") for name, table in tables.items()}
     for name, tree in trees.items():
         for i, leaf in enumerate(jax.tree.leaves(tree)):
-            arrays[f"tree/{name}/{i}"] = np.ascontiguousarray(leaf)
+            arrays[f"tree/{name}/{i}"] = np.asarray(leaf, order="C")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
     save_file(arrays, unfinished, metadata={_FIELD: json.dumps({"version": VERSION, **facts})})
