@@ -78,7 +78,7 @@ def read_torch(file: Path) -> Arrays:
         ModelError: the file is not a state_dict of tensors.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError(
             f"reading {file} needs PyTorch, which is not installed. Install torch, or convert the file where it is: "

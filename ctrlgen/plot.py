@@ -46,8 +46,8 @@ def energy(E: Energy, ax: Axes | None = None, bounds: Any = None, levels: Any = 
         E: of dimension 1 or 2.
         ax: where to draw; a new figure when omitted.
         bounds: (2, d), lower and upper corner; what holds a trained energy's data, or ±4, when omitted.
-        levels: how many contours, or their values [energy]. Above the highest (12 temperatures for a trained energy, else
-            the median of the box) nothing is resolved.
+        levels: how many contours, or their values [energy]. Above the highest (12 temperatures for a trained
+            energy, else the median of the box) nothing is resolved.
 
     Raises:
         ValueError: E has more than two dimensions, or bounds do not fit.
@@ -104,6 +104,9 @@ def decay(
 ) -> Axes:
     """The Lyapunov curve V(t) = KL(ρ_t ‖ ρ*) with its errors, on a log axis, beside an exponential rate.
 
+    Where log Z is out of reach (particles in more than three dimensions), V(t) less its last value, from the free
+    energy: the unknown constant drops out.
+
     Args:
         response: of any plant.
         ax: where to draw.
@@ -115,16 +118,19 @@ def decay(
     ax = _axes(ax)
     which = thinned(len(response.time), most)
     time = response.time[which]
-    values = [response.at(int(k), "kl") for k in which]
+    known = response.plant.kind != "particles" or response.log_partition is not None
+    values = [response.at(int(k), "kl" if known else "free_energy") for k in which]
     kl, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
+    curve = "KL to the Gibbs measure"
+    if not known:
+        heat = getattr(response.plant, "reference_temperature", response.plant.temperature)
+        kl, error, curve = (kl - kl[-1]) / heat, error / heat, "KL less its last value"
     good = kl > 0
     ax.set_yscale("log")
     if error.any():
         low = np.maximum(kl - 2 * error, 1e-12)
         ax.fill_between(time, low, np.maximum(kl + 2 * error, low), color=SKY, alpha=0.4, linewidth=0, label="± 2 s.e.")
-    ax.plot(
-        time[good], kl[good], color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label="KL to the Gibbs measure"
-    )
+    ax.plot(time[good], kl[good], color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label=curve)
     if (kl[good] > error[good]).any():  # what is far below its own error is noise, and would stretch the axis
         lowest = max(float(kl[good].min()), 0.3 * float(np.median(error)))
         ax.set_ylim(0.5 * lowest, 2 * float(kl[good].max()))
@@ -163,20 +169,35 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     axes = figure(1, 3 if spatial else 2)[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
     if len(axes) not in (2, 3):
         raise ValueError(f"axes must be 2 or 3 axes; got {len(axes)}.")
-    if _has_kl(response):
-        # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric
-        bound = response.energy_block.properties.hessian_lower
-        plain = getattr(response.plant, "metric", None) is None and response.schedule is None
-        overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
-        certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
-        decay(response, axes[0], certified, label="certified", most=most)
-    else:
-        axes[0].text(0.5, 0.5, "KL needs log Z:\nfree energy beside", ha="center", transform=axes[0].transAxes)
-        axes[0].set_axis_off()
-    _energies(response, axes[1], most)
+    # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric
+    bound = response.energy_block.properties.hessian_lower
+    plain = getattr(response.plant, "metric", None) is None and response.schedule is None
+    overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
+    certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
+    decay(response, axes[0], certified, label="certified", most=most)
+    energies(response, axes[1], most)
     if len(axes) == 3:
         _density(response, len(response.time) - 1, axes[2])
     return axes
+
+
+def energies(response: Response, ax: Axes | None = None, most: int = 60) -> Axes:
+    """Mean energy and free energy over time, with their errors."""
+    ax = _axes(ax)
+    which = thinned(len(response.time), most)
+    time = response.time[which]
+    for name, label, color, marker in (
+        ("mean_energy", "mean energy", ORANGE, "-"),
+        ("free_energy", "free energy F", GREEN, "--"),
+    ):
+        values = [response.at(int(k), name) for k in which]  # type: ignore[arg-type]
+        value, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
+        ax.fill_between(time, value - 2 * error, value + 2 * error, color=color, alpha=0.25, linewidth=0)
+        ax.plot(time, value, marker, color=color, linewidth=1.4, label=label)
+    ax.set(xlabel="time", ylabel="energy")
+    ax.grid(True, alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
 
 
 def transport(
@@ -292,26 +313,6 @@ def _extent(response: Response) -> np.ndarray:
     low, high = np.quantile(both, [0.001, 0.999], axis=0)
     margin = 0.12 * np.maximum(high - low, 1e-9)
     return np.stack([low - margin, high + margin])
-
-
-def _has_kl(response: Response) -> bool:
-    return response.plant.kind != "particles" or response.log_partition is not None
-
-
-def _energies(response: Response, ax: Axes, most: int) -> None:
-    which = thinned(len(response.time), most)
-    time = response.time[which]
-    for name, label, color, marker in (
-        ("mean_energy", "mean energy", ORANGE, "-"),
-        ("free_energy", "free energy F", GREEN, "--"),
-    ):
-        values = [response.at(int(k), name) for k in which]  # type: ignore[arg-type]
-        value, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
-        ax.fill_between(time, value - 2 * error, value + 2 * error, color=color, alpha=0.25, linewidth=0)
-        ax.plot(time, value, marker, color=color, linewidth=1.4, label=label)
-    ax.set(xlabel="time", ylabel="energy")
-    ax.grid(True, alpha=0.25)
-    ax.legend(frameon=False, fontsize="small")
 
 
 def _density(response: Response, k: int, ax: Axes, E: Energy | None = None, bounds: Any = None) -> None:

@@ -126,7 +126,7 @@ def save_energy(
     config["checksum"] = checksum(config)
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     text = re.sub(r"\[\n\s*([^][{}\"]*?)\s*\n\s*\]", lambda m: "[" + " ".join(m[1].split()) + "]", text)
-    _check_target(path, overwrite)
+    check_target(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -400,7 +400,7 @@ def _no_constant(name: str) -> Any:
 # Writing --------------------------------------------------------------------------------------------------
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool) -> None:
     if not path.name:
         raise ValueError(f"path must name the model's folder, for example 'models/mine'; got {str(path)!r}.")
     if not (path.exists() or path.is_symlink()):
