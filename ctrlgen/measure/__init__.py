@@ -1,0 +1,33 @@
+"""How far a density is from its target: every sampled quantity is an `Estimate` with its standard error."""
+
+from ctrlgen.measure.dissipation import fisher, stein_residual
+from ctrlgen.measure.distance import Moments, mmd, moments, sampling_floor, sliced_wasserstein2, wasserstein2
+from ctrlgen.measure.entropic import (
+    entropy,
+    entropy_gaussian,
+    fisher_gaussians,
+    free_energy,
+    kl,
+    kl_gaussians,
+    kl_two_sample,
+)
+from ctrlgen.measure.partition import log_partition
+
+__all__ = [
+    "Moments",
+    "entropy",
+    "entropy_gaussian",
+    "fisher",
+    "fisher_gaussians",
+    "free_energy",
+    "kl",
+    "kl_gaussians",
+    "kl_two_sample",
+    "log_partition",
+    "mmd",
+    "moments",
+    "sampling_floor",
+    "sliced_wasserstein2",
+    "stein_residual",
+    "wasserstein2",
+]
