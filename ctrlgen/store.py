@@ -17,6 +17,7 @@ import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,11 @@ def list_models() -> list[ModelSummary]:
 
 
 def _shipped() -> Path:
-    from ctrlgen import _models
-
-    return Path(next(iter(_models.__path__)))
+    try:
+        packaged = import_module("ctrlgen._models")  # in an installed package the models are inside it
+    except ModuleNotFoundError:
+        return Path(__file__).parent.parent / "models"  # a source tree on the path
+    return Path(next(iter(packaged.__path__)))
 
 
 def _models() -> dict[str, Path]:
