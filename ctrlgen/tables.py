@@ -220,7 +220,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell
+    return True
 
 
 def _count(count: int, thing: str) -> str:

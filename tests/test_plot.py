@@ -1,0 +1,191 @@
+"""What the pictures show: lines, scales and labels; and that nothing of matplotlib's global state is touched."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ctrlgen as cg
+from ctrlgen import plot
+from ctrlgen.training.result import TrainingResult
+
+QUADRATIC = cg.Quadratic([[2.0, 0.3], [0.3, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def particles():
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01), QUADRATIC)
+    return loop.simulate(cg.Gaussian([2.0, 2.0], 0.1), 1.0, record=11, particles=400)
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    return cg.ClosedLoop(cg.GaussianPlant(1.0), QUADRATIC).simulate(cg.Gaussian([2.0, 2.0], 0.1), 2.0, record=21)
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_energy_in_two_dimensions():
+    ax = plot.energy(QUADRATIC, bounds=[[-1, -2], [1, 2]], levels=5)
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (-2, 2))
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_aspect()) == ("x₁", "x₂", 1)
+    (contours,) = ax.collections
+    assert len(contours.levels) == 5
+    assert contours.levels[0] == pytest.approx(0, abs=1e-3)  # the minimum, up to the grid
+
+
+def test_energy_in_one_dimension_is_its_graph():
+    energy = cg.DoubleWell(1)
+    ax = plot.energy(energy, bounds=[[-2], [2]])
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(y, (x**2 - 1) ** 2, atol=1e-12)
+
+
+def test_a_trained_energy_is_shown_where_its_data_is():
+    trained = cg.TrainedEnergy(QUADRATIC, [10.0, 20.0], [1.0, 2.0], temperature=0.1)
+    ax = plot.energy(trained)
+    assert ax.get_xlim() == (7, 13)
+    assert ax.get_ylim() == (14, 26)
+    assert ax.collections[0].levels[-1] == pytest.approx(1.2, abs=0.05)  # 12 temperatures
+
+
+def test_energies_that_cannot_be_drawn():
+    with pytest.raises(ValueError, match="E must have 1 or 2 dimensions to be drawn as a landscape; it has 3"):
+        plot.energy(cg.Ring(dim=3))
+    with pytest.raises(ValueError, match=r"bounds must be \(2, 2\), lower corner below upper corner"):
+        plot.energy(QUADRATIC, bounds=[[1, 1], [0, 2]])
+    with pytest.raises(ValueError, match=r"states must have shape \(n, 1\) or \(n, 2\) to be drawn"):
+        plot.particles(np.zeros((3, 4)))
+
+
+def test_particles():
+    states = np.random.default_rng(0).normal(size=(50, 2))
+    ax = plot.particles(states, most=40)
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), states[:40])
+    assert plot.particles(states, ax=ax) is ax
+    outline = plot.particles(states[:, :1]).patches[0].get_xy()  # a histogram, of area 1
+    x, y = outline.T
+    assert 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) == pytest.approx(1)
+
+
+def test_decay_is_the_curve_on_a_log_axis(gaussian):
+    ax = plot.decay(gaussian, rate=1.5, label="certified")
+    assert ax.get_yscale() == "log"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time", "KL [nats]")
+    curve, rate = ax.lines
+    np.testing.assert_array_equal(curve.get_data(), [gaussian.time, gaussian.kl])
+    slope = np.diff(np.log(rate.get_ydata())) / np.diff(rate.get_xdata())
+    np.testing.assert_allclose(slope, -1.5, rtol=1e-9)
+    assert rate.get_ydata()[0] == pytest.approx(gaussian.kl[0])
+    assert legend(ax) == ["KL to the Gibbs measure", "certified: rate 1.5"]
+
+
+def test_decay_of_particles_has_an_error_band(particles):
+    ax = plot.decay(particles, most=6)
+    (band,) = ax.collections
+    assert legend(ax) == ["± 2 s.e.", "KL to the Gibbs measure"]
+    time = ax.lines[0].get_xdata()
+    assert len(time) <= 6
+    top = particles.kl[0] + 2 * particles.kl_error[0]
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(top)
+
+
+def test_decay_without_log_z_is_relative():
+    energy = cg.SymbolicEnergy("+".join(f"x{i}**2/2" for i in range(1, 5)), [f"x{i}" for i in range(1, 5)])
+    loop = cg.ClosedLoop(cg.Langevin(2.0, 0.02), energy)
+    response = loop.simulate(cg.Gaussian(np.full(4, 3.0), 0.5), 1.0, record=6, particles=500)
+    ax = plot.decay(response)
+    assert legend(ax)[-1] == "KL less its last value"
+    expected = (response.free_energy - response.free_energy[-1])[:-1] / 2.0
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
+
+
+def test_response_of_every_plant(particles, gaussian):
+    grid = cg.FokkerPlanckGrid([(-4, 4)] * 2, (40, 40), 1.0)
+    gridded = cg.ClosedLoop(grid, QUADRATIC).simulate(cg.Gaussian([1.0, 0.0], 0.3), 1.0, record=5)
+    m = QUADRATIC.properties.hessian_lower
+    for response in (particles, gaussian, gridded):
+        axes = response.plot()
+        assert axes.shape == (3,)
+        assert legend(axes[0])[-1] == f"certified: rate {2 * m:.3g}"
+        np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), response.energy)
+        np.testing.assert_array_equal(axes[1].lines[1].get_ydata(), response.free_energy)
+        assert legend(axes[1]) == ["mean energy", "free energy F"]
+        assert axes[2].get_xlabel() == "x₁"
+    np.testing.assert_array_equal(axes[2].collections[0].get_array().ravel(), gridded.density[-1].T.ravel())
+    with pytest.raises(ValueError, match="axes must be 2 or 3 axes; got 1"):
+        plot.response(particles, plot.figure()[0])
+
+
+def test_no_rate_is_certified_where_none_is_proved():
+    loop = cg.ClosedLoop(cg.Langevin(0.5, 0.01), cg.DoubleWell(1))
+    axes = plot.response(loop.simulate(cg.Gaussian([0.0], 0.1), 0.5, record=5, particles=300))
+    assert not any("certified" in text for text in legend(axes[0]))
+    x, gibbs = axes[2].lines[0].get_data()  # beside the histogram
+    assert (gibbs.sum() * (x[1] - x[0])) == pytest.approx(1, abs=1e-6)
+
+
+def test_transport_shows_start_and_end(particles):
+    axes = plot.transport(particles, panels=3)
+    assert [ax.get_title() for ax in axes] == ["t = 0", "t = 0.1", "t = 1"]
+    np.testing.assert_array_equal(axes[0].collections[-1].get_offsets(), particles.states[0])
+    np.testing.assert_array_equal(axes[2].collections[-1].get_offsets(), particles.final)
+    assert len({ax.get_xlim() for ax in axes}) == 1
+
+
+def test_training_shows_loss_phases_and_quality():
+    history = {
+        "step": np.arange(1, 301),
+        "phase": np.repeat(["flow", "joint"], [200, 100]),
+        "loss": np.exp(-np.arange(300) / 100),
+        "held_out_step": np.array([100, 200, 300]),
+        "held_out_w2": np.array([1.0, 0.5, 0.4]),
+    }
+    result = TrainingResult(
+        energy=cg.TrainedEnergy(QUADRATIC), status="completed", message="", history=history, steps=300, seconds=1.0
+    )
+    ax = plot.training(result)
+    assert (ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "step", "loss")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), history["loss"])
+    assert ax.lines[2].get_xdata()[0] == 200
+    assert [t.get_text() for t in ax.texts] == ["joint"]
+    (other,) = (a for a in ax.figure.axes if a is not ax)
+    np.testing.assert_array_equal(other.lines[0].get_ydata(), history["held_out_w2"])
+    assert legend(ax) == ["loss", "held-out W₂"]
+    negative = {**history, "loss": history["loss"] - 1}
+    assert plot.training(TrainingResult(**{**vars(result), "history": negative})).get_yscale() == "linear"
+
+
+def test_images_are_laid_out_in_rows():
+    samples = np.arange(3 * 6, dtype=float).reshape(3, 6)
+    sheet = plot.images(samples, (2, 3), columns=2).images[0].get_array()
+    assert sheet.shape == (5, 7)
+    np.testing.assert_array_equal(sheet[:2, 4:7], samples[1].reshape(2, 3))
+    np.testing.assert_array_equal(sheet[3:5, :3], samples[2].reshape(2, 3))
+    with pytest.raises(ValueError, match=r"samples must have shape \(n, 64\) for pictures \(8, 8\); got \(3, 6\)"):
+        plot.images(samples)
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (6, 5), (300, 8), (301, 40), (1000, 60)])
+def test_thinning_keeps_the_ends(count, most):
+    which = plot.thinned(count, most)
+    assert (which[0], which[-1]) == (0, count - 1)
+    assert len(which) == min(count, most)
+    assert (np.diff(which) > 0).all()
+
+
+def test_nothing_global_is_touched(tmp_path):
+    code = """
+import sys, matplotlib
+before = matplotlib.rcParams.copy()  # dict(...) would import pyplot to find a backend
+import ctrlgen as cg
+ax = cg.plot.energy(cg.Quadratic([[1.0]]))
+ax.figure.savefig(sys.argv[1])
+assert "matplotlib.pyplot" not in sys.modules
+assert matplotlib.rcParams.copy() == before
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "e.png")], check=True)
+    assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
