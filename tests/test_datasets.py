@@ -87,6 +87,7 @@ def test_tutorial_moons_are_the_tutorials():
     own &= (shift[..., 0] > -1e-12) & (shift[..., 0] < 0.2)
     assert own.any(axis=0).all()  # every angle is used
     assert own.any(axis=1).all()  # and nothing else
+    assert abs(np.corrcoef(np.arange(n), x[:, 0])[0, 1]) < 0.4  # rows are shuffled; in the tutorial's order: 0.5
     with pytest.raises(TypeError, match="no density that is known exactly: use its samples"):
         datasets.tutorial_moons.log_density(x)
 
@@ -96,6 +97,12 @@ def test_tutorial_gaussians_have_the_tutorials_covariance():
     angle = np.round(np.arctan2(x[:, 1], x[:, 0]) / (np.pi / 4)) * (np.pi / 4)
     offset = x - 5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     assert abs(offset.std() - 0.1**0.25) < 0.005  # standard error 0.0014
+
+
+def test_rings_share_mass_by_circumference():
+    radius = np.linalg.norm(datasets.rings.sample(0, 20_000), axis=1)
+    share = np.histogram(radius, [0, 1.6, 2.9, 6])[0] / 20_000
+    assert np.allclose(share, np.array([1.0, 2.25, 3.5]) / 6.75, rtol=0, atol=0.015)  # standard error 0.0035
 
 
 def test_gaussian_closed_form():
