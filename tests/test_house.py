@@ -25,7 +25,7 @@ LINES = [
     {"quality", "recipes"},
     {"interop"},
     {"plot"},
-    {"demo"},
+    {"demo", "jobs"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LINES) for name in names}
