@@ -116,7 +116,7 @@ def run_demo(
         out: the folder; made if needed, its two files are replaced.
         particles: how many.
         seed: of the source and the noise.
-        stop: the stopping rule; `SteinResidual()` when omitted.
+        stop: the stopping rule; `SteinResidual`, asked 40 times a duration, when omitted.
         progress: show a progress bar.
 
     Raises:
@@ -133,7 +133,7 @@ def run_demo(
     if particles < 100:
         raise ValueError(f"particles must be at least 100 for the estimates to mean anything; got {particles}.")
     out.mkdir(parents=True, exist_ok=True)
-    rule: Any = SteinResidual() if stop is None else stop
+    rule: Any = SteinResidual(interval=energy.duration / 40) if stop is None else stop
     response = ClosedLoop.of(energy).simulate(
         energy.source, energy.duration, key=seed, record=RECORDS, stop=rule,
         progress=progress, particles=particles, throw=True,
@@ -179,8 +179,11 @@ def decay_rates(response: Response) -> list[Rate]:
         )
     clear = np.flatnonzero(kl <= 5 * np.maximum(error, 1e-3))  # from there on the curve is lost in its own error
     end = int(clear[0]) if len(clear) else len(kl)
-    if end >= 4:
-        t, y, sigma = time_[:end], np.log(kl[:end]), np.maximum(error[:end] / kl[:end], 0.02)
+    settled = np.flatnonzero(kl[:end] <= kl[0] / 3)  # the first fall mixes many modes
+    first = int(settled[0]) if len(settled) and end - settled[0] >= 4 else 0
+    if end - first >= 4:
+        part = slice(first, end)
+        t, y, sigma = time_[part], np.log(kl[part]), np.maximum(error[part] / kl[part], 0.02)
         (slope, level), covariance = np.polyfit(t, y, 1, w=1 / sigma, cov=True)
         fitted = Estimate(float(-slope), float(np.sqrt(covariance[0, 0])))
         middle = float((t[0] + t[-1]) / 2)
@@ -253,7 +256,7 @@ def _draw(energy: TrainedEnergy, response: Response, rates: list[Rate], file: Pa
     spatial = energy.dim <= 2
     fig = plot.figure(1, 1, (11.0, 6.6))[0, 0].figure
     fig.clear()
-    panels = fig.add_gridspec(2, 12)
+    panels = fig.add_gridspec(2, 12, height_ratios=[1.0, 1.2])
     if spatial:
         plot.transport(response, axes=[fig.add_subplot(panels[0, 3 * i : 3 * i + 3]) for i in range(4)])
     else:
