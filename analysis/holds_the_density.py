@@ -1,8 +1,8 @@
 """Question: does a trained energy hold the density at the data, or does longer generation drift away from it?
 
-Every shipped 2-D energy is run from noise for its own time T and for 5 T; W₂ to fresh data is compared with that of fresh
-data to fresh data. With --recipes, the official Energy Matching recipe and maximum likelihood are trained side by side
-on `two_moons`, whose density is exact, and asked the same (ten minutes; with --quick, a twentieth of the steps).
+Every shipped 2-D energy is run from noise for its own time T and for 5 T; W₂ to fresh data is compared with that of
+fresh data to fresh data. With --recipes, the official Energy Matching recipe and maximum likelihood are trained side by
+side on `two_moons`, whose density is exact, and asked the same (ten minutes; with --quick, a twentieth of the steps).
 
 Run: python analysis/holds_the_density.py --seed 0 [--quick] [--recipes]
 """
