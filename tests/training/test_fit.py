@@ -12,6 +12,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 import ctrlgen as cg
+from ctrlgen.precision import float64
 from ctrlgen.training import checkpoint, run
 from ctrlgen.training.data import generator, prepare
 from ctrlgen.training.objectives import ContrastiveDivergence, EnergyMatching, MaximumLikelihood, ScoreMatching
@@ -253,18 +254,18 @@ def test_frequencies_are_not_trained():
     assert np.array_equal(result.energy.network.frequencies, energy.frequencies)
 
 
+STEADY = ScoreMatching(steps=60, batch=16, decay="constant")
+
+
 def test_the_average_of_the_weights_is_what_is_returned():
-    raw = train(objective=ScoreMatching(steps=60, batch=16, ema=0.0))
-    averaged = train(objective=ScoreMatching(steps=60, batch=16, ema=0.999))
+    raw, averaged = train(objective=dataclasses.replace(STEADY, ema=0.0)), train(objective=STEADY)
     gap = [np.abs(a - b).max() for a, b in zip(bits(raw), bits(averaged), strict=True)]
-    assert max(gap) > 1e-4
+    assert max(gap) > 5e-4  # the average lags by some seven steps of 1e-3
     assert np.array_equal(raw.history["loss"], averaged.history["loss"])
 
 
 def test_gradients_are_clipped_to_the_global_norm():
-    # with Adam only the ratio between steps shows; one step of clipped descent is the same as an unclipped one
-    free = train(objective=ScoreMatching(steps=60, batch=16, clip=0.0))
-    tight = train(objective=ScoreMatching(steps=60, batch=16, clip=0.01))
+    free, tight = train(objective=STEADY), train(objective=dataclasses.replace(STEADY, clip=0.01))
     assert free.history["grad_norm"][0] == tight.history["grad_norm"][0] > 0.01
     assert not same(free, tight)
 
@@ -356,13 +357,7 @@ def test_what_is_not_an_energy_or_an_objective_is_refused():
 
 
 def test_key_and_steps_survive_the_users_x64_flag():
-    with cg_float64():
+    with float64():
         result = train(objective=ScoreMatching(steps=5, batch=16))
     assert result.status == "completed"
     assert all(leaf.dtype == np.float32 for leaf in bits(result))
-
-
-def cg_float64():
-    from ctrlgen.precision import float64
-
-    return float64()
