@@ -145,9 +145,9 @@ def mmd(x: Any, y: Any, bandwidth: float | None = None, max_points: int = 2000, 
     # second-order parts of the kernels, then first-order projections with the noise of their own means taken off
     sxx, syy = _degenerate(kxx, own_x), _degenerate(kyy, own_y)
     sxy = float(((kxy - across_x[:, None] - across_y + across_x.mean()) ** 2).sum() / ((n - 1) * (m - 1)))
-    first_x = max(float(np.var(own_x - across_x, ddof=1)) - sxx / (n - 1) - sxy / m, 0.0)
-    first_y = max(float(np.var(own_y - across_y, ddof=1)) - syy / (m - 1) - sxy / n, 0.0)
-    variance = 4 * first_x / n + 4 * first_y / m
+    first_x = float(np.var(own_x - across_x, ddof=1)) - sxx / (n - 1) - sxy / m
+    first_y = float(np.var(own_y - across_y, ddof=1)) - syy / (m - 1) - sxy / n
+    variance = max(4 * first_x / n + 4 * first_y / m, 0.0)
     variance += 2 * sxx / (n * (n - 1)) + 2 * syy / (m * (m - 1)) + 4 * sxy / (n * m)
     return Estimate(float(value), math.sqrt(variance))
 

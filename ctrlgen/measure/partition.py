@@ -29,9 +29,9 @@ def log_partition(
     a box around them grows until its outermost cells hold less than 1e-12 of the mass. Cells are split
     until the summed differences between a cell and its parts fall below `tolerance`, relative to Z.
 
-    Quadrature cannot see what lies between its points. Modes nearer than 1e-3 of their distance from one another
-    in width, and far ends much narrower than the rest (the neck of a funnel: 1.5e-4 of the mass), may be missed
-    without the error showing it.
+    Quadrature cannot see what lies between its points. Modes narrower than 1e-4 of the distance between them, and
+    far ends much narrower than the rest (the neck of a funnel: 1.5e-4 of the mass), may be missed without the
+    error showing it.
 
     Args:
         energy: E.
@@ -45,7 +45,7 @@ def log_partition(
         tolerance where `points` did not suffice.
 
     Raises:
-        ValueError: more than three dimensions; no Gibbs measure was found (exp(-E/ε) does not decay); E is NaN.
+        ValueError: more than three dimensions; no Gibbs measure was found: exp(-E/ε) does not decay, or vanishes.
     """
     temperature, dim = check.positive("temperature", temperature), energy.dim
     if dim > 3:
@@ -72,6 +72,8 @@ def log_partition(
         else:
             raise _no_gibbs(cells.lower, cells.upper)
     total, error = cells.refine(tolerance, budget)
+    if not total > 0:
+        raise ValueError("exp(-E/ε) vanishes wherever it was looked at; pass tighter bounds around its support.")
     return Estimate(math.log(total) - scaled.lowest, error / total)
 
 

@@ -90,6 +90,13 @@ def test_mmd_against_brute_force_and_closed_form():
     assert math.isclose(scale, measure.mmd(x, y).value, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize(("bandwidth", "target"), [(0.3, NEAR), (3.0, FAR)], ids=["second order", "first order"])
+def test_mmd_error_bars_in_both_regimes(bandwidth, target):
+    out = [measure.mmd(NEAR.sample(s, 30), target.sample(1000 + s, 150), bandwidth) for s in range(400)]
+    values, errors = np.array([e.value for e in out]), np.array([e.error for e in out])
+    assert 0.86 < values.std(ddof=1) / math.sqrt((errors**2).mean()) < 1.14  # 3.5 % for 400 seeds
+
+
 def test_thinning_is_determined_by_the_key():
     x, y = NEAR.sample(0, 500), FAR.sample(1, 500)
     for distance in (measure.wasserstein2, measure.mmd):
