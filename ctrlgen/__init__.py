@@ -49,6 +49,7 @@ _NAMES = {
     "ScoreMatching": "training.objectives",
     "ContrastiveDivergence": "training.objectives",
     "MaximumLikelihood": "training.objectives",
+    "measure_quality": "quality",
 }
 _MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
 
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from ctrlgen.plants.particles import GradientFlow as GradientFlow
     from ctrlgen.plants.particles import KineticLangevin as KineticLangevin
     from ctrlgen.plants.particles import Langevin as Langevin
+    from ctrlgen.quality import measure_quality as measure_quality
     from ctrlgen.response import DivergenceError as DivergenceError
     from ctrlgen.response import Response as Response
     from ctrlgen.schedule import Annealing as Annealing

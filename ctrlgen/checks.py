@@ -32,7 +32,7 @@ def positive_definite(name: str, value: Any) -> np.ndarray:
 
 
 def positive(name: str, value: float) -> float:
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
+    if not (isinstance(value, (int, float, np.number)) and np.isfinite(value) and float(value) > 0):
         raise ValueError(f"{name} must be positive and finite; got {value}.")
     return float(value)
 

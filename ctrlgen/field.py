@@ -123,10 +123,9 @@ class Field:
             if not isinstance(self.expr, sp.Expr) or self.expr.is_Matrix:
                 raise ValueError(f"expr must be a scalar expression; got {type(self.expr).__name__}.")
         by_name = {s.name: s for s in self.states}
-        self.expr = self.expr.subs(
-            {s: by_name[s.name] for s in self.expr.free_symbols if s.name in by_name and s not in self.states}
-        )
-        extra = sorted(s.name for s in self.expr.free_symbols if s not in self.states)
+        others = [s for s in self.expr.free_symbols if s not in self.states]
+        self.expr = self.expr.subs({s: by_name[str(s)] for s in others if str(s) in by_name})
+        extra = sorted(str(s) for s in self.expr.free_symbols if s not in self.states)
         if extra:
             raise ValueError(
                 f"expr has symbols that are not states: {extra}; the states are "

@@ -9,12 +9,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import jax
+import jax.experimental
 
 
 def float64() -> AbstractContextManager:
     """A context in which JAX computes in float64; the user's own setting returns on exit."""
     if callable(getattr(jax, "enable_x64", None)):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # JAX before 0.9
-
-    return enable_x64(True)
+    return getattr(jax.experimental, "enable_x64")(True)  # noqa: B009  (JAX before 0.9)

@@ -161,6 +161,7 @@ class Response:
         """The recorded density and its mean energy as a labelled data set; the run's outcome in the attributes."""
         import xarray
 
+        data: dict[str, Any]
         if self.plant.kind == "particles":
             data = {"state": (("time", "particle", "coordinate"), self.states)}
         elif self.plant.kind == "grid":

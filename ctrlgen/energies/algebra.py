@@ -37,7 +37,8 @@ class Composition(Energy):
         ) + jnp.zeros(x.shape[1:], x.dtype)
 
     def slope(self, x):
-        return sum(jnp.asarray(self.weights[i], x.dtype) * term.slope(x) for i, term in enumerate(self.terms))
+        parts = (jnp.asarray(self.weights[i], x.dtype) * term.slope(x) for i, term in enumerate(self.terms))
+        return sum(parts, jnp.zeros_like(x))
 
     @property
     def properties(self) -> Properties:
@@ -55,7 +56,8 @@ class Composition(Energy):
         dissipativity = None
         if all(w >= 0 for w in self.weights) and all(p.dissipativity is not None for p in parts):
             pairs = [p.dissipativity for p in parts if p.dissipativity is not None]
-            dissipativity = tuple(float(self.weights @ np.array(column)) for column in zip(*pairs, strict=True))
+            a, b = (float(self.weights @ np.array(column)) for column in zip(*pairs, strict=True))
+            dissipativity = (a, b)
         elif lower is not None and lower > 0:
             push = float(np.linalg.norm(self.gradient(np.zeros(self.dim)))) * (1 + 1e-9)
             dissipativity = (lower / 2, push**2 / (2 * lower))

@@ -39,10 +39,7 @@ class Quadratic(Energy):
         self.mean = np.zeros(self.dim) if mean is None else vector("mean", mean, self.dim)
 
     def potential(self, x):
-        y = [x[i] - self.mean[i] for i in range(self.dim)] if self.dim <= UNROLL else _centred(x, self.mean)
-        if isinstance(y, list):
-            return 0.5 * sum(y[i] * self._row(i, y, x.dtype) for i in range(self.dim))
-        return 0.5 * jnp.sum(y * (jnp.asarray(self.precision, x.dtype) @ y), axis=0)
+        return 0.5 * jnp.sum(_centred(x, self.mean) * self.slope(x), axis=0)
 
     def _row(self, i, y, dtype):
         return sum(jnp.asarray(self.precision[i, j], dtype) * y[j] for j in range(self.dim))

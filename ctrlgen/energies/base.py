@@ -22,6 +22,7 @@ from ctrlgen.field import symbols
 from ctrlgen.precision import float64
 
 SMALLEST_BATCH = 16
+UNROLLED_TRACE = 4
 EXACT_LAPLACIAN_DIM = 64  # above this the Laplacian is estimated with random probes
 
 
@@ -153,12 +154,12 @@ class Energy(eqx.Module):
     def __mul__(self, weight: Any) -> Energy:
         from ctrlgen.energies.algebra import compose
 
-        return compose([self], [weight]) if np.isscalar(weight) else NotImplemented
+        return compose([self], [float(weight)]) if isinstance(weight, (int, float, np.number)) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, weight: Any) -> Energy:
-        return self * (1.0 / weight) if np.isscalar(weight) else NotImplemented
+        return self * (1.0 / float(weight)) if isinstance(weight, (int, float, np.number)) else NotImplemented
 
     def __neg__(self) -> Energy:
         return self * -1.0
@@ -193,11 +194,9 @@ def _trace(energy: Energy, x: jax.Array) -> jax.Array:
     def entry(i: jax.Array) -> jax.Array:
         return _along(energy, x, jax.nn.one_hot(i, energy.dim, dtype=x.dtype))[i]
 
-    return (
-        sum(entry(jnp.asarray(i)) for i in range(energy.dim))
-        if energy.dim <= 4
-        else jnp.sum(jax.lax.map(entry, jnp.arange(energy.dim)), axis=0)
-    )
+    if energy.dim <= UNROLLED_TRACE:
+        return jnp.sum(jnp.stack([entry(jnp.asarray(i)) for i in range(energy.dim)]), axis=0)
+    return jnp.sum(jax.lax.map(entry, jnp.arange(energy.dim)), axis=0)
 
 
 def _hutchinson(energy: Energy, x: jax.Array, signs: Any) -> tuple[jax.Array, jax.Array]:

@@ -73,7 +73,7 @@ class CallableEnergy(Energy):
                 f"it raised {type(error).__name__}: {error}"
             ) from error
         shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
-        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"function must return one real scalar, shape (); got shape {shape} of type {dtype}.")
         self.function, self.dim = function, dim
 

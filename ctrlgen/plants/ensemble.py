@@ -46,10 +46,10 @@ class State(eqx.Module):
 class ParticlePlant(eqx.Module, Plant):
     """A plant whose density is an ensemble of independent particles."""
 
-    kind: ClassVar[Literal["particles"]] = "particles"
+    kind: ClassVar[Literal["particles", "grid", "gaussian"]] = "particles"
     temperature: eqx.AbstractVar[float]
     step: eqx.AbstractVar[float]
-    weak_order: eqx.AbstractClassVar[int]
+    weak_order: ClassVar[int]
 
     @abstractmethod
     def prepare(self, energy: Energy, state: State, temperature: jax.Array) -> State:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 Lanes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # xoshiro's four words, each (lanes, n) uint32
 
 
@@ -56,6 +55,18 @@ def _mix(h: jax.Array) -> jax.Array:
     h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D)
     h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
     return h ^ (h >> 16)
+
+
+def cut(state: Lanes, at: int) -> tuple[Lanes, Lanes]:
+    """The lanes before and from `at`."""
+    a, b, c, d = state
+    return (a[:at], b[:at], c[:at], d[:at]), (a[at:], b[at:], c[at:], d[at:])
+
+
+def join(first: Lanes, second: Lanes) -> Lanes:
+    """The inverse of `cut`."""
+    a, b, c, d = (jnp.concatenate(pair) for pair in zip(first, second, strict=True))
+    return a, b, c, d
 
 
 def bits(state: Lanes) -> tuple[jax.Array, Lanes]:

@@ -96,7 +96,7 @@ class Langevin(ParticlePlant):
     def _metropolis(self, energy, state, temperature, h):
         x, (value, slope, accepted) = state.position, state.memory
         # the last lane is for the acceptance
-        own, last = (tuple(w[:-1] for w in state.lanes), tuple(w[-1:] for w in state.lanes))
+        own, last = noise.cut(state.lanes, -1)
         xi, own = noise.normals(own, x.shape[0], x.dtype)
         word, last = noise.bits(last)
         proposal = x - h * _apply(self.mobility, slope) + jnp.sqrt(2 * temperature * h) * _apply(self.root, xi)
@@ -112,8 +112,7 @@ class Langevin(ParticlePlant):
             jnp.where(accept, new_slope, slope),
             accepted + accept.astype(jnp.int32),
         )
-        lanes = tuple(jnp.concatenate([a, b]) for a, b in zip(own, last, strict=True))
-        return State(jnp.where(accept, proposal, x), lanes, state.step, memory)
+        return State(jnp.where(accept, proposal, x), noise.join(own, last), state.step, memory)
 
     @property
     def reshapes_curvature(self):
