@@ -108,6 +108,21 @@ def test_train_hands_everything_over(run, monkeypatch):
     }  # fmt: skip
 
 
+def test_held_out_rows_are_not_trained_on(run, monkeypatch):
+    seen = {}
+
+    def fake(network, rows, held_out, **_):
+        seen.update(rows=rows, held_out=held_out)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(jobs, "train", fake)
+    np.save("d.npy", moons(150))
+    assert run("train", "d.npy", "--name", "m").exit_code == 1
+    assert (len(seen["rows"]), len(seen["held_out"])) == (135, 15)
+    together = np.concatenate([seen["rows"], seen["held_out"]])
+    np.testing.assert_array_equal(together[np.argsort(together[:, 0])], moons(150)[np.argsort(moons(150)[:, 0])])
+
+
 def test_objectives_by_dimension_and_name():
     names = [stage.name for stage in jobs._stages("auto", 3, None)]
     assert names == ["maximum-likelihood"]

@@ -61,6 +61,10 @@ def test_one_column(tmp_path):
             "must be numeric; 'species' (column 2) has 'setosa' in line 3. Drop these columns",
         ),
         ("1,x,2\n3,y,4\n", "must be numeric; column 2 has 'x' in line 1."),
+        (
+            "1,5;2,5\n3,5;4,5\n",
+            "(column 1) has '3,5' in line 2; '2,5' (column 2) has '4,5' in line 2. Write decimal points",
+        ),
         ("a;b\n1,5;2\n3,5;4\n", "'a' (column 1) has '1,5' in line 2. Write decimal points, not commas."),
         (b"a,b\n\xff,2\n", "must be UTF-8 text; byte 4 is not"),
     ],
