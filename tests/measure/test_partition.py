@@ -34,12 +34,12 @@ def test_quadratic(dim, temperature):
     assert abs(out.value - gaussian_log_z(precision, temperature)) < 1e-8
 
 
-@pytest.mark.parametrize("separation", [3.0, 100.0])
+@pytest.mark.parametrize("separation", [3.0, 1000.0])
 def test_modes_far_apart_and_narrow(separation):
     # the energy is minus the log of a normalised density: log Z = 0
     energy = GaussianMixture([[-separation, 0.0], [separation, 1.0]], 0.01, [0.3, 0.7])
     out = measure.log_partition(energy, 1.0)
-    assert abs(out.value) < 1e-6
+    assert abs(out.value) < 2e-6
 
 
 def test_double_well_against_one_dimensional_quadrature():
