@@ -74,6 +74,12 @@ def test_bounds_restrict_the_measure():
     assert abs(out.value - gaussian_log_z(np.eye(2) * 4.0, 1.0) - math.log(inside)) < 1e-8
 
 
+def test_a_needle_in_a_wide_box():
+    precision = 1e6 * np.eye(2)  # standard deviation 1e-3 in a box of side 200
+    out = measure.log_partition(Quadratic(precision, [30.3, 3.1]), 1.0, bounds=[[-100, -100], [100, 100]])
+    assert abs(out.value - gaussian_log_z(precision, 1.0)) < 1e-6
+
+
 def test_energy_calls_are_bounded():
     sizes = []
 
