@@ -6,6 +6,7 @@ nothing in a record is executed. An array's name in the weights file is the path
 
 from __future__ import annotations
 
+import ast
 import keyword
 import math
 from collections.abc import Callable
@@ -32,6 +33,7 @@ MAX_NESTING = 8  # energies within energies
 MAX_WHOLE = 1_000_000
 MAX_TEXT = 100_000
 MAX_ITEMS = 100_000
+MAX_BITS = 100_000  # of any constant in a formula: ((10**1000)**1000)**1000 is short to write and endless to compute
 
 Arrays = dict[str, np.ndarray]
 
@@ -222,7 +224,26 @@ def _build_formula(expr, states):
     bad = [s for s in states if not _is_name(s)]
     if bad:
         raise ValueError(f"states must be plain names, such as 'x1'; got {bad[0][:50]!r}.")
+    if _bits(ast.parse(expr.replace("^", "**").strip(), mode="eval").body) > MAX_BITS:
+        raise ValueError(f"expr may have constants of at most {MAX_BITS} bits; some power in it has more.")
     return SymbolicEnergy(expr, states)
+
+
+def _bits(node: ast.AST) -> float:
+    """An upper bound of the size of any number that reading this formula computes."""
+    below = [_bits(child) for child in ast.iter_child_nodes(node)]
+    match node:
+        case ast.Constant(value=int(number)):
+            return max(1, number.bit_length())
+        case ast.Constant(value=float()):
+            return 64
+        case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int() | float() as power)):
+            return max(1.0, below[0] * abs(power))
+        case ast.BinOp(op=ast.Pow()):
+            return below[0] * 2.0 ** min(below[2], 64)
+        case ast.BinOp():
+            return below[0] + below[2]
+    return max([1, *below])
 
 
 class _Exact(StrPrinter):

@@ -441,6 +441,18 @@ RULES = {
         ),
         "states must be plain names",
     ),
+    "endless power": (
+        lambda t: entry(t, "energy", "arguments", "terms", 2, "arguments").update(
+            expr="((10**1000)**1000)**1000*x*y", states=["x", "y"]
+        ),
+        "expr may have constants of at most 100000 bits",
+    ),
+    "endless tower": (
+        lambda t: entry(t, "energy", "arguments", "terms", 2, "arguments").update(
+            expr="(x*2**(9*7))**(9*8*7*6) + y", states=["x", "y"]
+        ),
+        "expr may have constants of at most 100000 bits",
+    ),
     "wrong arity": (
         lambda t: entry(t, "energy", "arguments", "terms", 2, "arguments").update(expr="atan2(x)"),
         "SymbolicEnergy at 'terms.2' are refused",
