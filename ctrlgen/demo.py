@@ -233,19 +233,12 @@ def _floor(energy: TrainedEnergy, held_out: np.ndarray) -> Estimate:
     return measure.wasserstein2(np.asarray(others)[some], held_out)
 
 
-def _dissipation(state: np.ndarray, energy: TrainedEnergy) -> Estimate:
-    """ε I(ρ‖ρ*) = -dV/dt in the metric of the loop: that of the identity in standardised coordinates."""
-    inside = (state.astype(np.float64) - energy.center) / energy.scale
-    information = measure.fisher(inside, energy.network, energy.temperature)
-    return Estimate(energy.temperature * information.value, energy.temperature * information.error)
-
-
 def _row(response: Response, k: int, energy: TrainedEnergy, held_out: np.ndarray | None) -> dict[str, Any]:
     state = np.asarray(response.snapshots[k])
     return {
         "time": float(response.time[k]),
         "kl": None if response.log_partition is None else response.at(k, "kl"),
-        "dissipation": _dissipation(state, energy),
+        "dissipation": response.at(k, "dissipation"),
         "free_energy": response.at(k, "free_energy"),
         "w2": None if held_out is None else measure.wasserstein2(state[: len(held_out)], held_out),
     }

@@ -50,7 +50,10 @@ class Monitor(Protocol):
 class StoppingRule(Protocol):
     """What `simulate(stop=...)` takes; the objects are in `ctrlgen.stopping`."""
 
-    interval: float | None  # time between checks; None for a hundredth of the duration
+    @property
+    def interval(self) -> float | None:
+        """Time between checks; None for a hundredth of the duration."""
+        ...
 
     def monitor(self) -> Monitor:
         """A fresh monitor, for one run."""

@@ -42,6 +42,31 @@ def test_dissipation_is_minus_the_slope_of_the_curve(response):
     assert (off < 4 * response.dissipation_error + 0.05 * exact + 0.02).all()
 
 
+def test_dissipation_in_a_metric_is_that_of_the_metric():
+    """-V̇ = ε E[s·M⁻¹s] with s = ∇log(ρ/ρ*), for a Gaussian in closed form; the skew part does not enter."""
+    metric = np.array([[2.0, 0.5], [0.5, 0.4]])
+    precision, covariance = np.diag([1.0, 2.0]), np.diag([1.5, 0.7])
+    a = precision / EPS - np.linalg.inv(covariance)
+    exact = EPS * np.trace(a @ np.linalg.inv(metric) @ a @ covariance)
+    x = np.random.default_rng(4).normal(size=(8000, 2)) * np.sqrt([1.5, 0.7])
+    for options in ({"metric": metric}, {"metric": metric, "skew": [[0.0, 2.0], [-2.0, 0.0]]}):
+        estimate = cg.Langevin(EPS, 0.01, **options).dissipation(x, OU)
+        assert abs(estimate.value - exact) < 4 * estimate.error + 0.02 * exact
+    diagonal = cg.Langevin(EPS, 0.01, metric=np.diag(metric)).dissipation(x, OU)
+    assert abs(diagonal.value - EPS * np.trace(a @ np.diag(1 / np.diag(metric)) @ a @ covariance)) < 0.3
+
+
+def test_dissipation_of_the_deterministic_flow_has_either_sign_and_of_the_kinetic_loop_none():
+    flow = cg.GradientFlow(0.01, reference_temperature=1.0)
+    for sigma in (0.5, 2.0):  # V̇ = E[ΔE] - E|∇E|²/ε = d - σ² d for E = |x|²/2
+        x = sigma * np.random.default_rng(5).normal(size=(20_000, 2))
+        estimate = flow.dissipation(x, cg.Quadratic(np.eye(2)))
+        assert abs(estimate.value - (2 * sigma**2 - 2)) < 4 * estimate.error
+        assert (estimate.value > 0) == (sigma > 1)
+    with pytest.raises(ValueError, match="not defined for KineticLangevin"):
+        cg.KineticLangevin(1.0, 1.0, 0.1).dissipation(np.zeros((60, 2)), OU)
+
+
 def test_measures_are_computed_once(response, monkeypatch):
     first = response.kl
     monkeypatch.setattr(type(response.plant), "kl", lambda *a, **k: pytest.fail("computed again"))

@@ -67,6 +67,29 @@ class Composition(Energy):
         return sum(float(w) * term.symbolic(states) for w, term in zip(self.weights, self.terms, strict=True))
 
 
+class Reparametrised(Energy):
+    """E(R y) as an energy of y: with R Rᵀ = M⁻¹, a loop in the metric M is a plain loop in these coordinates.
+
+    Args:
+        energy: E, d-dimensional.
+        root: R, (d,) for a diagonal or (d, d).
+    """
+
+    energy: Energy
+    root: np.ndarray
+    dim: int = eqx.field(static=True)
+
+    def __init__(self, energy: Energy, root: Any):
+        self.energy, self.root, self.dim = energy, np.asarray(root, np.float64), energy.dim
+
+    def _outside(self, y):
+        root = jnp.asarray(self.root, y.dtype)
+        return root.reshape((-1,) + (1,) * (y.ndim - 1)) * y if root.ndim == 1 else root @ y
+
+    def potential(self, x):
+        return self.energy.potential(self._outside(x))
+
+
 def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None) -> Composition:
     """The additive composition Σ wᵢ Eᵢ; nested compositions are flattened.
 

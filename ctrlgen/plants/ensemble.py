@@ -97,9 +97,10 @@ class ParticlePlant(eqx.Module, Plant):
     def kl(self, state, energy, log_partition=None):
         return measure.kl(state, energy, self.reference_temperature, log_partition=log_partition)
 
-    def dissipation(self, state, energy):
-        fisher = measure.fisher(state, energy, self.reference_temperature)
-        return Estimate(self.reference_temperature * fisher.value, self.reference_temperature * fisher.error)
+    def dissipation(self, state: Any, energy: Energy) -> Estimate:
+        raise ValueError(
+            f"dissipation is not defined for {type(self).__name__}: -dV/dt = ε I(ρ‖ρ*) is a law of overdamped loops."
+        )
 
     def free_energy(self, state, energy):
         return measure.free_energy(state, energy, self.reference_temperature)

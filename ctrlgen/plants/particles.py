@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctrlgen import measure
 from ctrlgen.checks import positive, positive_definite
+from ctrlgen.energies.algebra import Reparametrised
 from ctrlgen.energies.base import Energy
+from ctrlgen.estimate import Estimate
 from ctrlgen.plants import noise
 from ctrlgen.plants.ensemble import ParticlePlant, State, evolve
 
@@ -118,6 +121,14 @@ class Langevin(ParticlePlant):
     def reshapes_curvature(self):
         return self.root is not None
 
+    def dissipation(self, state, energy):
+        x = np.asarray(state, dtype=np.float64)
+        if self.root is not None:  # -dV/dt = ε E[s·M⁻¹s]: in coordinates where M is the identity, ε I
+            energy = Reparametrised(energy, self.root)
+            x = x / self.root if self.root.ndim == 1 else np.linalg.solve(self.root, x.T).T
+        fisher = measure.fisher(x, energy, self.temperature)
+        return Estimate(self.temperature * fisher.value, self.temperature * fisher.error)
+
     def effective_hessian(self, hessian):
         if self.root is None:
             return hessian
@@ -216,6 +227,12 @@ class GradientFlow(ParticlePlant):
         h = jnp.asarray(self.step, x.dtype)
         x = x - h * energy.slope(x) if self.scheme == "euler" else _adaptive(energy, x, h, self.tolerance)
         return State(x, state.lanes, state.step)
+
+    def dissipation(self, state, energy):
+        """-V̇ = E|∇E|²/ε - E[ΔE] at the reference temperature: of either sign, for this flow has no certificate."""
+        residual = measure.stein_residual(np.asarray(state, np.float64), energy, self.reference_temperature)
+        scale = self.reference_temperature
+        return Estimate(-residual.value / scale, residual.error / scale)
 
     def stability_limit(self, curvature):
         return 2.0 / curvature if self.scheme == "euler" else float("inf")
