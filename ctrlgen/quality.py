@@ -15,7 +15,8 @@ from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import ClosedLoop
 
-_CELLS = {1: 8192, 2: 400}  # an axis, over twice the extent of the data
+_CELLS = {1: 2048, 2: 160}  # an axis, over twice the extent of the data
+_NODES = 4  # Gauss-Legendre nodes a cell and axis
 _LONG = 5  # how many durations the second look waits
 
 
@@ -111,8 +112,8 @@ def measure_quality(
 def divergences(energy: Energy, temperature: float, distribution: Distribution) -> tuple[float, float, float]:
     """KL(data‖Gibbs), KL(Gibbs‖data) and log Z by quadrature over twice the extent of the data [nats].
 
-    The midpoint rule, which converges faster than any power for smooth densities that vanish at the border. The
-    cells meet the edges of `distribution.bounds`.
+    Gauss-Legendre nodes in even cells that meet the edges of `distribution.bounds` and their eighths, so that a
+    density that jumps there is integrated as well as a smooth one.
 
     Raises:
         ValueError: more than two dimensions, or no density is known.
@@ -121,14 +122,16 @@ def divergences(energy: Energy, temperature: float, distribution: Distribution) 
         raise ValueError(f"divergences need one or two dimensions; the energy has {energy.dim}.")
     lower, upper = distribution.bounds
     half, cells = (upper - lower) / 2, _CELLS[energy.dim]
+    node, weight = np.polynomial.legendre.leggauss(_NODES)
     axes = [
-        np.linspace(a, b, cells + 1)[:-1] + (b - a) / (2 * cells)
+        (a + (b - a) / cells * (np.arange(cells)[:, None] + (node + 1) / 2)).ravel()
         for a, b in zip(lower - half, upper + half, strict=True)
     ]
     x = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    volume = float(np.sum(np.log(4 * half / cells)))
+    weights = np.meshgrid(*[np.tile(np.log(weight / 2), cells)] * energy.dim, indexing="ij")
+    volume = np.sum([w.ravel() for w in weights], axis=0) + float(np.sum(np.log(4 * half / cells)))
     height = np.concatenate([np.asarray(energy(part)) for part in np.array_split(x, len(x) // 8192)]) / temperature
-    log_z = float(np.asarray(logsumexp(-height))) + volume
+    log_z = float(np.asarray(logsumexp(volume - height)))
     log_q, log_p = -height - log_z, np.asarray(distribution.log_density(x))
     p, q = np.exp(log_p + volume), np.exp(log_q + volume)
     there = p > 0
