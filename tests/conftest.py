@@ -1,4 +1,8 @@
-"""One place for what many tests need: a fresh, fixed source of points."""
+"""What all tests share: one BLAS thread a worker (two on two cores would spin), and a fixed source of points."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
