@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 import ctrlgen as cg
-from ctrlgen import measure
+from ctrlgen import datasets, measure
 from ctrlgen.quality import divergences, measure_quality
 
 DATA = cg.Gaussian([0.3, -0.2], np.diag([1.0, 0.25]))
@@ -24,6 +25,14 @@ def test_divergences_are_the_closed_forms(variance):
     assert forward == pytest.approx(measure.kl_gaussians(*theirs, *ours), abs=1e-6)
     assert backward == pytest.approx(measure.kl_gaussians(*ours, *theirs), abs=1e-6)
     assert log_z == pytest.approx(np.log(2 * np.pi * 0.5 * np.sqrt(variance)), abs=1e-6)
+
+
+def test_a_density_with_edges_is_integrated_exactly():
+    """On the board x and y are uniform on [-4, 4], so E|x|² = 32/3; the nodes are exact for polynomials."""
+    forward, backward, _ = divergences(cg.Quadratic(np.eye(2) / 4), 1.0, datasets.checkerboard)
+    truncated = 2 * np.log(erf(8 / np.sqrt(8)))  # log Z is that of twice the board
+    assert forward == pytest.approx(32 / 3 / 8 + np.log(8 * np.pi) + truncated - np.log(32), abs=1e-8)
+    assert np.isinf(backward)
 
 
 def test_the_right_energy_is_at_the_floor_and_a_wrong_one_is_not():
