@@ -33,9 +33,9 @@ def test_same_particles_whatever_the_length_of_a_call(monkeypatch):
 
 def test_same_particles_in_one_block_or_in_several(monkeypatch):
     start = np.random.default_rng(1).normal(size=(1501, 2))
-    monkeypatch.setattr(ensemble, "_blocks", lambda n: 1)
+    monkeypatch.setattr(ensemble, "_blocks", lambda n, footprint: 1)
     whole = LOOP.simulate(start, 1.0, key=3).states
-    monkeypatch.setattr(ensemble, "_blocks", lambda n: 4)
+    monkeypatch.setattr(ensemble, "_blocks", lambda n, footprint: 4)
     cut = LOOP.simulate(start, 1.0, key=3).states
     assert cut.shape == whole.shape
     np.testing.assert_array_equal(cut, whole)
@@ -43,9 +43,10 @@ def test_same_particles_in_one_block_or_in_several(monkeypatch):
 
 def test_blocks_are_used_on_a_machine_with_cores(monkeypatch):
     monkeypatch.setattr(ensemble, "_cores", lambda: 4)
-    assert ensemble._blocks(10_000) == 4
-    assert ensemble._blocks(100) == 1
-    assert ensemble._blocks(1_000_000) > 4
+    assert ensemble._blocks(10_000, 2) == 4
+    assert ensemble._blocks(100, 2) == 1
+    assert ensemble._blocks(1_000_000, 2) > 4
+    assert ensemble._blocks(10_000, cg.MLPEnergy(2, width=128).footprint) == 8  # a network's layers stay in cache
 
 
 def test_a_particle_does_not_depend_on_how_many_others_there_are():

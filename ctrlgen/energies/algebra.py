@@ -31,6 +31,11 @@ class Composition(Energy):
     def __init__(self, terms: Sequence[Energy], weights: Any):
         self.terms, self.weights, self.dim = tuple(terms), np.asarray(weights, np.float64), terms[0].dim
 
+    @property
+    def footprint(self) -> int:
+        """That of its largest term."""
+        return max(term.footprint for term in self.terms)
+
     def potential(self, x):
         return sum(
             jnp.asarray(self.weights[i], x.dtype) * term.potential(x) for i, term in enumerate(self.terms)

@@ -63,6 +63,11 @@ class Energy(eqx.Module):
         """Constants that are established for this energy; None where they are not."""
         return Properties()
 
+    @property
+    def footprint(self) -> int:
+        """How many numbers one evaluation keeps per particle at a time: what has to fit a cache."""
+        return self.dim
+
     def log_partition(self, temperature: float) -> float | None:
         """log Z = log ∫ exp(-E/ε) where a closed form is known; None elsewhere."""
         return None

@@ -101,6 +101,11 @@ class MLPEnergy(Energy):
             y = ACTIVATIONS[name](w.astype(x.dtype) @ y + b.astype(x.dtype)[column])
         return jnp.tensordot(self.weights[-1][0].astype(x.dtype), y, axes=1) + self.biases[-1][0].astype(x.dtype)
 
+    @property
+    def footprint(self) -> int:
+        """The widest layer."""
+        return max(w.shape[1] for w in self.weights)
+
     def potential(self, x):
         return self.network(x) + (0.5 * self.confinement) * jnp.sum(x * x, axis=0)
 

@@ -91,6 +91,11 @@ class TrainedEnergy(Energy):
         scale = jnp.asarray(self.scale, x.dtype)[column]
         return (x - jnp.asarray(self.center, x.dtype)[column]) / scale, scale
 
+    @property
+    def footprint(self) -> int:
+        """That of its network."""
+        return self.network.footprint
+
     def potential(self, x):
         return self.network.potential(self._inside(x)[0])
 

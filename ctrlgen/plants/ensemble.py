@@ -28,7 +28,8 @@ from ctrlgen.plants import noise
 from ctrlgen.plants.base import Failure, Plant, Run
 from ctrlgen.precision import float64
 
-BLOCK = 4096  # particles a block at most: a block's arrays stay in a core's cache
+BLOCK = 4096  # particles a block at most
+CACHE = 160_000  # numbers a block may keep at once, where its energy is a network: a core's cache
 SMALLEST_BLOCK = 512  # below this a second thread costs more than it brings
 EVENTS = 8  # snapshots a compiled call can take
 PROBES = 32  # particles at which an unknown stability limit is estimated
@@ -156,7 +157,7 @@ class ParticleRun(Run):
         self._plant = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, plant)
         self._n = len(x)
         warn_if_unstable(plant, energy, x)
-        blocks = _blocks(self._n)
+        blocks = _blocks(self._n, energy.footprint)
         padded = np.pad(x.T, ((0, 0), (0, -self._n % blocks)), mode="edge")
         size = padded.shape[1] // blocks
         with self._precision():
@@ -326,10 +327,11 @@ def _other_seed(words: np.ndarray) -> int:
     return int.from_bytes(words.tobytes(), "little") ^ 0x5DEECE66D
 
 
-def _blocks(n: int) -> int:
+def _blocks(n: int, footprint: int) -> int:
     if jax.default_backend() != "cpu" or n < 2 * SMALLEST_BLOCK or _cores() < 2:
         return 1
-    return _cores() * max(1, round(n / (_cores() * BLOCK) + 0.25))
+    size = min(BLOCK, max(SMALLEST_BLOCK, CACHE // footprint))
+    return _cores() * max(1, round(n / (_cores() * size) + 0.25))
 
 
 def _cores() -> int:
