@@ -33,7 +33,7 @@ class Rate:
     """An exponential rate of KL: V ~ exp(-rate t) [1 / time].
 
     Args:
-        kind: "certified" (a proved lower bound), "fitted" (to the curve) or "slowest mode" (twice the spectral gap of
+        kind: "certified" (in continuous time), "fitted" (to the curve) or "slowest mode" (twice the spectral gap of
             the Fokker–Planck operator on a grid, the rate that every start ends with).
         rate: with its standard error; 0 where there is none.
         window: times between which it was fitted, or None.
@@ -47,7 +47,10 @@ class Rate:
 
     def __str__(self) -> str:
         if self.kind == "certified":
-            return f"certified: KL falls at a rate of at least {float(self.rate):.4g} (twice the bound on the Hessian)"
+            return (
+                f"certified: KL falls at a rate of at least {float(self.rate):.4g} "
+                "(twice the bound on the Hessian; for the loop in continuous time, not for its steps)"
+            )
         if self.kind == "slowest mode":
             return f"measured, slowest mode: rate {float(self.rate):.4g} in the end (twice the spectral gap, on a grid)"
         low, high = self.window or (0.0, 0.0)
