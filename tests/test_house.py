@@ -11,8 +11,9 @@ import ctrlgen as cg
 ROOT = Path(cg.__file__).parent
 # A module imports at its top only from its own line or the lines above.
 LINES = [
-    {"estimate", "precision", "checks", "schedule", "field"},
+    {"estimate", "precision", "checks", "schedule", "formula", "field", "trace"},
     {"domain"},
+    {"prove"},
     {"datasets"},
     {"energies"},
     {"records", "foreign", "store"},
