@@ -26,8 +26,10 @@ from ctrlgen.formula import (
     real_states,
     symbols,
 )
+from ctrlgen.objects import numpy_formulas, system_formulas
 from ctrlgen.precision import float64
-from ctrlgen.trace import NoFormula, numpy_formulas, system_formulas, to_sympy
+from ctrlgen.scalars import NoFormula
+from ctrlgen.trace import to_sympy
 
 __all__ = ["Field", "VectorField", "parse", "rationalise", "symbols"]
 
@@ -250,6 +252,8 @@ class VectorField:
             self.exprs, self._native, self.why_no_formula = slope.exprs, slope._native, slope.why_no_formula
         elif hasattr(f, "updfcn") or (hasattr(f, "A") and hasattr(f, "dt")):
             self._read_system(f, name)
+        elif hasattr(f, "dt") and hasattr(f, "ninputs"):
+            raise ValueError(f"{name} must have a state; got a {type(f).__name__}. Pass control.ss({name}).")
         elif _is_function(f):
             self._read_function(f, name)
         else:
@@ -291,7 +295,8 @@ class VectorField:
         if not isinstance(entries, list) or (entries and isinstance(entries[0], list)):
             raise ValueError(
                 f"{name} must be {_components(self.dim)}: formulas, a function, a python-control system or an energy; "
-                f"got {type(f).__name__}."
+                f"got {f'shape {shape}' if (shape := getattr(f, 'shape', None)) else type(f).__name__}. "
+                "Of a linear system pass A*x, or control.ss(A, B, C, D)."
             )
         return self._checked(entries, name)
 
@@ -398,9 +403,10 @@ def traced(
         if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
             raise ValueError(f"{name} must return real numbers; got type {kind}.")
         native = over_batch(wrapped)
-    if shape is not None and got != shape:
-        what = "one scalar, shape ()" if shape == () else _components(dim)
-        raise ValueError(f"{name} must return {what} for a state of shape ({dim},); got shape {got}.")
+    if shape == () != got:
+        raise ValueError(f"{name} must return one scalar, shape (), for a state of shape ({dim},); got shape {got}.")
+    if shape not in (None, got):
+        raise ValueError(f"{name} must have {_components(dim)}; got a function that returns shape {got}.")
     if values is None:
         try:
             values = to_sympy(wrapped, (dim,), states)
