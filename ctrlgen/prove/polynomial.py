@@ -238,8 +238,13 @@ def _floor(value: sp.Expr) -> sp.Rational:
     return sp.Rational(int(sp.floor(sp.N(value, 30) * 10**9)) - 1, 10**9)
 
 
-def translate(claim: Claim) -> Semialgebraic:
+def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
     """The claim about polynomials that implies `claim` (together with its lemmas).
+
+    Args:
+        claim: what is to be proved.
+        keyed: ask for the variables that tell the excepted point from all others; without them the translation
+            serves to look for functions, not to prove a strict claim.
 
     Raises:
         NotPolynomialError: a part of it has no polynomial facts, or the excepted point is not rational in the atoms.
@@ -283,7 +288,8 @@ def translate(claim: Claim) -> Semialgebraic:
     facts = [_numerator_times(f, 2) for f in atoms.facts]
     open_facts = [_numerator_times(f, 2) for f in atoms.open_facts]
     equal = [_numerator_times(e, 1) for e in atoms.equal]
-    return _assemble(claim, atoms, forms, numerator, (guards + facts, open_guards + open_facts, equalities + equal), lemmas)
+    sets = (guards + facts, open_guards + open_facts, equalities + equal)
+    return _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed)
 
 
 def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
@@ -291,8 +297,10 @@ def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
     if expr.is_polynomial(*expr.free_symbols):
         return expr
     numerator, denominator = sp.fraction(sp.together(expr))
-    return numerator * denominator if power == 2 and denominator.free_symbols else numerator / (
-        1 if denominator.free_symbols else denominator
+    return (
+        numerator * denominator
+        if power == 2 and denominator.free_symbols
+        else numerator / (1 if denominator.free_symbols else denominator)
     )
 
 
@@ -323,7 +331,7 @@ def _sign_at_sample(expr: sp.Expr, claim: Claim) -> int:
     return -1 if value.is_real and value < 0 else 1
 
 
-def _assemble(claim, atoms, forms, numerator, sets, lemmas) -> Semialgebraic:
+def _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed) -> Semialgebraic:
     guards, open_guards, equalities = sets
     every = [numerator, *guards, *open_guards, *equalities]
     core = set().union(*(e.free_symbols for e in (numerator, *equalities, *open_guards)))
@@ -348,7 +356,7 @@ def _assemble(claim, atoms, forms, numerator, sets, lemmas) -> Semialgebraic:
         for atom, s in atoms.symbols.items():
             if s in variables:
                 values[s] = atom.subs(at).doit() if atom.free_symbols else None
-        keys = _keys(claim, atoms, states, variables)
+        keys = _keys(claim, atoms, states, variables) if keyed else []
         for s, value in values.items():
             if value is None:
                 continue
