@@ -7,6 +7,7 @@ precision, until the sign is certain, and tested for zero symbolically. What can
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -190,16 +191,21 @@ def value_sign(expr: sp.Expr, states: Sequence[sp.Symbol], point: Point, memo: d
 
 def _is_zero(expr: sp.Expr, at: dict[sp.Symbol, sp.Expr]) -> bool:
     """Is a formula, of which a ball around zero is known, symbolically zero? False also where that is not found."""
-    roots = {v for v in at.values() if isinstance(v, sp.ComplexRootOf)}
-    if len(roots) == 1:
-        root, t = roots.pop(), sp.Dummy("t", real=True)
-        numerator, denominator = sp.fraction(sp.together(expr.subs({s: v.xreplace({root: t}) for s, v in at.items()})))
-        if not numerator.is_polynomial(t) or not (numerator.free_symbols | denominator.free_symbols) <= {t}:
-            return False
-        least = sp.Poly(root.poly.as_expr(root.poly.gen), root.poly.gen).replace(root.poly.gen, t)
-        return sp.Poly(numerator, t).rem(least).is_zero and not sp.Poly(denominator, t).rem(least).is_zero
-    value = sp.expand(expr.subs(at))
-    return value.is_zero is True or sp.simplify(value) == 0
+    roots = sorted({v for v in at.values() if isinstance(v, sp.ComplexRootOf)}, key=str)
+    if not roots:
+        value = sp.expand(expr.subs(at))
+        return value.is_zero is True or sp.simplify(value) == 0
+    names = sp.symbols(f"t:{len(roots)}", real=True, cls=sp.Dummy)
+    swap = dict(zip(roots, names, strict=True))
+    numerator, denominator = sp.fraction(sp.together(expr.subs({s: v.xreplace(swap) for s, v in at.items()})))
+    if not (numerator.is_polynomial(*names) and denominator.is_polynomial(*names)):
+        return False
+    least = [sp.Poly(r.poly.as_expr(r.poly.gen), r.poly.gen).as_expr(t) for r, t in swap.items()]
+    # remainders by the roots' polynomials: zero is a proof; for one root, as it is irreducible, nonzero is one too
+    remainder = sp.reduced(numerator, least, *names)[1]
+    return (
+        remainder == 0 and (len(roots) == 1 or denominator.is_number) and sp.reduced(denominator, least, *names)[1] != 0
+    )
 
 
 def _float(value: Any) -> float:
@@ -306,7 +312,7 @@ def round_witness(claim: Claim, x: Any, nudge: bool = True) -> Point | None:
     Args:
         claim: the claim.
         x: d floats, about where the claim seems to fail.
-        nudge: try also points that are moved into the guards by a little, and square roots of simple rationals.
+        nudge: try also points that are moved into the guards by a little, square roots and multiples of π.
     """
     x = np.asarray(x, dtype=np.float64)
     if claim.matrix is None or not np.isfinite(x).all():
@@ -337,11 +343,20 @@ def _candidates(claim: Claim, x: np.ndarray, nudge: bool) -> Iterator[Point | No
 
 
 def _surd(v: float) -> sp.Expr:
-    """A simple rational near v, or else the square root of one."""
-    near = Fraction(v).limit_denominator(1000)
-    if abs(float(near) - v) < 1e-9 * max(1.0, abs(v)):
+    """A simple number near v: a rational, a multiple of π, or the square root of a rational."""
+
+    def close(number: float) -> bool:
+        return abs(number - v) < 1e-6 * max(1.0, abs(v))
+
+    near, turns = Fraction(v).limit_denominator(100), Fraction(v / math.pi).limit_denominator(12)
+    if close(float(near)):
         return sp.Rational(near)
-    return (1 if v > 0 else -1) * sp.sqrt(sp.Rational(Fraction(v * v).limit_denominator(100)))
+    if close(float(turns) * math.pi):
+        return sp.Rational(turns) * sp.pi
+    square = Fraction(v * v).limit_denominator(100)
+    if close(math.copysign(math.sqrt(square), v)):
+        return (1 if v > 0 else -1) * sp.sqrt(sp.Rational(square))
+    return sp.Rational(Fraction(v).limit_denominator(1000))
 
 
 def _into(claim: Claim, values: Sequence[Fraction]) -> Point | None:
