@@ -50,6 +50,23 @@ _NAMES = {
     "ContrastiveDivergence": "training.objectives",
     "MaximumLikelihood": "training.objectives",
     "measure_quality": "quality",
+    "Status": "prove.claim",
+    "Verdict": "certify.verdict",
+    "LyapunovFunction": "certify.lyapunov",
+    "find_lyapunov": "certify.find_lyapunov",
+    "region_of_attraction": "certify.region",
+    "BarrierFunction": "certify.barrier",
+    "StochasticBarrier": "certify.stochastic",
+    "find_barrier": "certify.find_barrier",
+    "ContractionMetric": "certify.contraction",
+    "find_contraction_metric": "certify.find_metric",
+    "nonnegative": "certify.inequality",
+    "lower_bound": "certify.inequality",
+    "sum_of_squares": "certify.inequality",
+    "Box": "domain",
+    "Ball": "domain",
+    "Sublevel": "domain",
+    "Domain": "domain",
 }
 _MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
 
@@ -60,7 +77,23 @@ if TYPE_CHECKING:
     from ctrlgen import measure as measure
     from ctrlgen import plot as plot
     from ctrlgen.certify import stopping as stopping
+    from ctrlgen.certify.barrier import BarrierFunction as BarrierFunction
+    from ctrlgen.certify.contraction import ContractionMetric as ContractionMetric
+    from ctrlgen.certify.find_barrier import find_barrier as find_barrier
+    from ctrlgen.certify.find_lyapunov import find_lyapunov as find_lyapunov
+    from ctrlgen.certify.find_metric import find_contraction_metric as find_contraction_metric
+    from ctrlgen.certify.inequality import lower_bound as lower_bound
+    from ctrlgen.certify.inequality import nonnegative as nonnegative
+    from ctrlgen.certify.inequality import sum_of_squares as sum_of_squares
+    from ctrlgen.certify.lyapunov import LyapunovFunction as LyapunovFunction
+    from ctrlgen.certify.region import region_of_attraction as region_of_attraction
+    from ctrlgen.certify.stochastic import StochasticBarrier as StochasticBarrier
+    from ctrlgen.certify.verdict import Verdict as Verdict
     from ctrlgen.datasets import Gaussian as Gaussian
+    from ctrlgen.domain import Ball as Ball
+    from ctrlgen.domain import Box as Box
+    from ctrlgen.domain import Domain as Domain
+    from ctrlgen.domain import Sublevel as Sublevel
     from ctrlgen.energies.algebra import compose as compose
     from ctrlgen.energies.analytic import GaussianMixture as GaussianMixture
     from ctrlgen.energies.analytic import Quadratic as Quadratic
@@ -82,6 +115,7 @@ if TYPE_CHECKING:
     from ctrlgen.plants.particles import GradientFlow as GradientFlow
     from ctrlgen.plants.particles import KineticLangevin as KineticLangevin
     from ctrlgen.plants.particles import Langevin as Langevin
+    from ctrlgen.prove.claim import Status as Status
     from ctrlgen.quality import measure_quality as measure_quality
     from ctrlgen.response import DivergenceError as DivergenceError
     from ctrlgen.response import Response as Response

@@ -171,7 +171,9 @@ class _Synthesis:
         d = len(self.names)
         return [self.shift[i] * self.shift[j] * (1 if i == j else 2) for i in range(d) for j in range(i, d)]
 
-    def rounded(self, way: str, coefficients: Sequence[float], terms: Sequence[sp.Expr]) -> Iterator[tuple[str, sp.Expr, bool]]:
+    def rounded(
+        self, way: str, coefficients: Sequence[float], terms: Sequence[sp.Expr]
+    ) -> Iterator[tuple[str, sp.Expr, bool]]:
         """The sum of terms with ever finer rational coefficients."""
         c = np.asarray(coefficients, dtype=float)
         top = float(np.abs(c).max(initial=0.0))
@@ -184,9 +186,9 @@ class _Synthesis:
                 if np.abs(unit).max() > 1e6:
                     continue
                 exact = [Fraction(float(v)).limit_denominator(denominator) for v in unit]
-                if denominator <= 1000 and max(abs(float(e) - v) for e, v in zip(exact, unit, strict=True)) > 0.02 * max(
-                    1.0, float(np.abs(unit).max())
-                ):
+                if denominator <= 1000 and max(
+                    abs(float(e) - v) for e, v in zip(exact, unit, strict=True)
+                ) > 0.02 * max(1.0, float(np.abs(unit).max())):
                     continue
                 expr = sp.Add(*(sp.Rational(e.numerator, e.denominator) * t for e, t in zip(exact, terms, strict=True)))
                 yield way, sp.expand(expr), denominator == DENOMINATORS[-1]
@@ -202,7 +204,8 @@ class _Synthesis:
             falls = [m - m.xreplace(after) for m in terms]
         else:
             falls = [
-                -sp.Add(*(sp.diff(m, s) * v for s, v in zip(self.names, self.field.formulas(), strict=True))) for m in terms
+                -sp.Add(*(sp.diff(m, s) * v for s, v in zip(self.names, self.field.formulas(), strict=True)))
+                for m in terms
             ]
         count = len(terms)
         for extra in (0, 2):
@@ -230,7 +233,9 @@ class _Synthesis:
                 reasons.append(f"degree +{extra}: {program.status}")
                 continue
             if values[t] < 1e-7:
-                reasons.append(f"degree +{extra}: the margin of V > 0 and V̇ < 0 is at most {values[t]:.1e} ({program.status})")
+                reasons.append(
+                    f"degree +{extra}: the margin of V > 0 and V̇ < 0 is at most {values[t]:.1e} ({program.status})"
+                )
                 continue
             yield from self.rounded(f"sums of squares, degree +{extra}", list(values[:count]), terms)
 
@@ -315,7 +320,10 @@ class _Synthesis:
                 blocks.append(Block(g, basis(room // 2), (k,)))
         if max(len(b.basis) for b in blocks) > LARGEST_BASIS:
             return False
-        free = [(h, [context.from_dict({m: 1}) for m in monomials(n, 0, total - h.total_degree())]) for h in problem.equalities]
+        free = [
+            (h, [context.from_dict({m: 1}) for m in monomials(n, 0, total - h.total_degree())])
+            for h in problem.equalities
+        ]
         # strictness: one nonnegative scalar for each even power of each variable
         rows = []
         for i in range(n):

@@ -30,6 +30,8 @@ class Step:
             return self.outcome.certificate is not None and bool(self.outcome.certificate.recheck())
         if self.outcome.status is Status.REFUTED and self.outcome.witness is not None:
             return bool(violates(self.claim, self.outcome.witness)[0])
+        if self.outcome.status is Status.REFUTED and self.outcome.certificate is not None:
+            return bool(self.outcome.certificate.recheck())
         return False
 
 
@@ -88,9 +90,7 @@ class Verdict:
             rows.append(("witness", np.array2string(np.asarray(self.witness), precision=12)))
         for step in self.steps:
             answer = step.outcome
-            rows.append(
-                ("step", f"{step.claim.text}: {answer.status.name} [{answer.method}] {answer.reason}".rstrip())
-            )
+            rows.append(("step", f"{step.claim.text}: {answer.status.name} [{answer.method}] {answer.reason}".rstrip()))
         if self.reason:
             rows.append(("why", self.reason))
         rows.append(("time", f"{self.seconds:.3f} s"))
@@ -162,7 +162,9 @@ def combine(claim: str, steps: Sequence[Step], *, assumptions: Sequence[str] = (
         "method": "+".join(dict.fromkeys(o.method for o in told)) or "none",
         "assumptions": tuple(taken),
         "margin": min(margins) if margins else None,
-        "witness": None if refuted is None or refuted.witness is None else np.array([float(x) for x in refuted.witness]),
+        "witness": None
+        if refuted is None or refuted.witness is None
+        else np.array([float(x) for x in refuted.witness]),
         "reason": reason,
         "seconds": sum(o.seconds for o in outcomes),
         "steps": tuple(steps),

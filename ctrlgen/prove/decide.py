@@ -81,7 +81,15 @@ def _ask(engine: str, claim: Claim, deadline: Deadline) -> Outcome:
     """One engine's answer. Whatever goes wrong inside it is UNDECIDED, in its words."""
     try:
         return import_module(f"ctrlgen.prove.{engine}").decide(claim, deadline)
-    except (ArithmeticError, ValueError, TypeError, NotImplementedError, RuntimeError, RecursionError, MemoryError) as error:
+    except (
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        RuntimeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         return Outcome(status=Status.UNDECIDED, method=engine, reason=f"{type(error).__name__}: {str(error)[:300]}")
 
 

@@ -128,7 +128,9 @@ class SumOfSquares:
     def describe(self) -> str:
         """Sizes and degrees, in a line."""
         sizes = ", ".join(f"{len(b.basis)}×{len(b.basis)}" for b in self.identity.blocks) or "none"
-        degree = max((2 * w.total_degree() + b.factor.total_degree() for b in self.identity.blocks for w in b.basis), default=0)
+        degree = max(
+            (2 * w.total_degree() + b.factor.total_degree() for b in self.identity.blocks for w in b.basis), default=0
+        )
         times = "" if self.multiplier.is_one() else f" of ({self.multiplier})·p"
         return f"sum of squares{times} of degree {degree} with rational Gram matrices {sizes}"
 
@@ -374,7 +376,9 @@ def _coefficient_slopes(target: fmpq_mpoly, n: int) -> np.ndarray:
     terms = [(m[:n], abs(to_float(c))) for m, c in target.to_dict().items()]
     powers = np.array([[1.0, *map(float, m)] for m, _ in terms])
     ridge = 0.1 * np.eye(n + 1)
-    return np.linalg.lstsq(np.vstack([powers, ridge]), np.append([np.log2(c) for _, c in terms], np.zeros(n + 1)))[0][1:]
+    return np.linalg.lstsq(np.vstack([powers, ridge]), np.append([np.log2(c) for _, c in terms], np.zeros(n + 1)))[0][
+        1:
+    ]
 
 
 def _power_of_two(slope: np.ndarray, m: tuple[int, ...]) -> fmpq:

@@ -290,9 +290,7 @@ class Program:
         settings.max_iter = 100
         settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
         try:
-            solver = clarabel.DefaultSolver(
-                sparse.csc_matrix((n, n)), cost, matrix, np.array(rhs), cones, settings
-            )
+            solver = clarabel.DefaultSolver(sparse.csc_matrix((n, n)), cost, matrix, np.array(rhs), cones, settings)
             solution = solver.solve()
         except BaseException as error:  # the solver panics in Rust: its words, not a traceback
             if isinstance(error, KeyboardInterrupt):
@@ -339,7 +337,9 @@ class Program:
                 continue
             complement = _nullspace(kernel, len(block.basis))
             zero = block.factor * 0
-            block.basis = [sum((w * q for w, q in zip(block.basis, v, strict=True) if q != 0), zero) for v in complement]
+            block.basis = [
+                sum((w * q for w, q in zip(block.basis, v, strict=True) if q != 0), zero) for v in complement
+            ]
             found = True
         for identity in self.identities:
             identity.blocks = [b for b in identity.blocks if b.basis]
