@@ -1,0 +1,150 @@
+"""Extreme eigenvalues of matrices of formulas on a set, estimated in float64; bounds of constant ones, exactly."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from ctrlgen.domain import Piece
+from ctrlgen.prove.claim import Claim
+from ctrlgen.prove.search import minimise
+from ctrlgen.prove.witness import ball_value
+
+ROUNDS = 6  # of Dinkelbach's iteration, which converges superlinearly
+
+
+def definite_slack(matrix: sp.MatrixBase, claim: Claim) -> tuple[float, np.ndarray | None]:
+    """An estimate of the smallest eigenvalue on the claim's set, and where it is attained. No proof of anything."""
+    where, value = minimise(sp.Matrix(matrix), claim.guards, claim.states, claim.box, claim.equalities)
+    return value, where
+
+
+def slowest(
+    change: sp.MatrixBase, metric: sp.MatrixBase, piece: Piece, states: tuple[sp.Symbol, ...]
+) -> tuple[float, np.ndarray | None]:
+    """An estimate of the infimum over a piece of the smallest λ with -½ change v = λ metric v, and where it is.
+
+    Args:
+        change: (d, d), Ṁ + MJ + JᵀM.
+        metric: (d, d), M, positive definite on the piece.
+
+    Reference: Dinkelbach, Management Science 13 (1967) 492, for a metric that depends on the state.
+    """
+    values = sp.lambdify([list(states)], [list(change), list(metric)], modules=["scipy", "numpy"], cse=True)
+    d = len(states)
+
+    def at(x: Any) -> float:
+        from scipy.linalg import eigh
+
+        with np.errstate(all="ignore"):
+            try:
+                a, b = (np.array(v, dtype=float).reshape(d, d) for v in values([float(c) for c in x]))
+                return float(eigh(-a / 2, b, eigvals_only=True)[0])
+            except (ArithmeticError, ValueError, TypeError, np.linalg.LinAlgError):
+                return float("nan")
+
+    if not (change.free_symbols or metric.free_symbols):
+        return at(np.zeros(d)), np.zeros(d)
+    if not metric.free_symbols:
+        inverse = np.linalg.inv(np.linalg.cholesky(np.array(metric.tolist(), dtype=float)))
+        plain = np.array_equal(inverse, np.diag(np.diag(inverse))) and len(set(np.diag(inverse))) == 1
+        left = sp.Matrix(inverse if not plain else np.eye(d) * inverse[0, 0])
+        where, value = minimise(-left * change * left.T / 2, piece.guards, states, piece.box)
+        return (value, None) if where is None else (_finite(at(where), value), where)
+    where, _ = minimise(-change, piece.guards, states, piece.box)
+    if where is None:
+        return float("nan"), None
+    best, place = at(where), where
+    for _ in range(ROUNDS):
+        if not np.isfinite(best) or abs(best) > 1e12:
+            break
+        shifted = -(change / 2 + sp.Rational(Fraction(best)) * metric)
+        where, value = minimise(shifted, piece.guards, states, piece.box, points=[place])
+        if where is None or not value < 0:
+            break
+        lower = at(where)
+        if not lower < best - 1e-13 * max(1.0, abs(best)):
+            break
+        best, place = lower, where
+    return best, place
+
+
+def _finite(value: float, other: float) -> float:
+    return value if np.isfinite(value) else other
+
+
+def bounds_of_constant(matrix: sp.MatrixBase) -> tuple[sp.Rational, sp.Rational]:
+    """Rationals low ≤ λ_min and λ_max ≤ high of a matrix of numbers, within about 1e-12 of them, exactly checked.
+
+    Raises:
+        ValueError: M is not positive definite.
+    """
+    from flint import fmpq
+
+    from ctrlgen.prove.program import pivots
+
+    d = matrix.rows
+    balls = [[ball_value(matrix[i, j], {}, 212) for j in range(d)] for i in range(d)]
+    error = fmpq(0)
+    rows = []
+    for i in range(d):
+        row = []
+        for j in range(d):
+            if matrix[i, j].is_Rational:
+                row.append(fmpq(int(matrix[i, j].p), int(matrix[i, j].q)))
+            else:
+                middle, radius = (_exact(part) for part in (balls[i][j].mid(), balls[i][j].rad()))
+                row.append(middle)
+                error = max(error, radius)
+        rows.append(row)
+    error = error * d  # moves no eigenvalue by more
+    floats = np.array([[float(Fraction(int(q.p), int(q.q))) for q in row] for row in rows])
+    found = np.linalg.eigvalsh((floats + floats.T) / 2)
+
+    def settled(sign: int, value: Fraction) -> bool:
+        shift = fmpq(value.numerator, value.denominator)
+        moved = [[sign * (q - (shift if i == j else 0)) for j, q in enumerate(row)] for i, row in enumerate(rows)]
+        return pivots(moved) is not None
+
+    out = []
+    for sign, estimate in ((1, float(found[0])), (-1, float(found[-1]))):
+        size = abs(float(found[-1]))
+        tries = [Fraction(estimate).limit_denominator(1000), Fraction(repr(estimate))]
+        tries += [Fraction(estimate) - sign * Fraction(size) * Fraction(10) ** -k for k in range(17, 2, -1)]
+        near = Fraction(size) / 10**9
+        good = [v for v in tries if abs(v - Fraction(estimate)) <= near or v not in tries[:2]]
+        value = next((v for v in good if settled(sign, v)), None)
+        if value is None or (sign > 0 and value - Fraction(int(error.p), int(error.q)) <= 0):
+            raise ValueError(
+                f"M must be positive definite; its smallest eigenvalue is about {found[0]:.3e}. "
+                "A bound on distances needs a metric."
+            )
+        out.append(sp.Rational(value) - sign * sp.Rational(int(error.p), int(error.q)))
+    return out[0], out[1]
+
+
+def _exact(ball: Any) -> Any:
+    """The rational number that an exact ball holds."""
+    from flint import fmpq
+
+    mantissa, exponent = ball.man_exp()
+    whole, power = int(mantissa), int(exponent)
+    return fmpq(whole << power) if power >= 0 else fmpq(whole, 1 << -power)
+
+
+def root_ratio_decay(ratio: sp.Rational, rate: sp.Expr, times: np.ndarray) -> Any:
+    """√ratio · e^{-rate·t}, rounded up, of the shape of times; a float for a single time."""
+    from flint import arb, fmpq
+
+    root = arb(fmpq(int(ratio.p), int(ratio.q))).sqrt()
+    speed = ball_value(rate, {}, 106)
+    flat = []
+    for t in times.ravel():
+        high = (root * (-speed * arb(float(t))).exp()).upper()
+        value = float(high)
+        flat.append(value if arb(value) >= high else float(np.nextafter(value, np.inf)))
+    out = np.array(flat).reshape(times.shape)
+    return float(out) if times.ndim == 0 else out
