@@ -119,8 +119,6 @@ class Field:
         first = [derivative(self.formula(), s) for s in self.states]
         d = range(self.dim)
         upper = {(i, j): derivative(first[i], self.states[j]) for i in d for j in d if j >= i}
-        if any(entry.has(sp.DiracDelta, sp.Derivative) for entry in upper.values()):
-            raise ValueError(f"expr must be twice differentiable; {str(self.expr)[:80]} is not. Use smooth functions.")
         return sp.ImmutableMatrix(self.dim, self.dim, lambda i, j: upper[min(i, j), max(i, j)])
 
     def hessian(self) -> sp.ImmutableMatrix:
@@ -458,7 +456,7 @@ def diffusion_matrix(
         entries = entries_of(diffusion)
         scalar = not isinstance(diffusion, (list, tuple, sp.Tuple, sp.MatrixBase, np.ndarray))
         entries = np.asarray(entries, dtype=object).reshape(() if scalar else np.shape(entries))
-        if isinstance(diffusion, sp.MatrixBase):
+        if isinstance(diffusion, (sp.MatrixBase, np.ndarray)):
             entries = entries.reshape(diffusion.shape)
         shape = entries.shape
     if shape != () and not (len(shape) in (1, 2) and shape[0] == d and 0 not in shape):

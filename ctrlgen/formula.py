@@ -225,13 +225,21 @@ def _on_reals(expr: Any, states: tuple[sp.Symbol, ...]) -> Any:
 
 
 def derivative(expr: Any, state: sp.Symbol) -> Any:
-    """The partial derivative, with every symbol real: SymPy's rules for |x| need that."""
+    """The partial derivative, with every symbol real: SymPy's rules for |x| need that.
+
+    Raises:
+        ValueError: there is none as a function (of sign(x), say).
+    """
     others = [s for s in expr.free_symbols if not s.is_real]
-    if not others or not expr.has(sp.Abs, sp.sign, sp.re, sp.im, sp.conjugate, sp.arg):
-        return sp.diff(expr, state)
-    real = {s: sp.Dummy(s.name, real=True) for s in others}
-    out = sp.diff(expr.xreplace(real), real.get(state, state))
-    return out.xreplace({dummy: s for s, dummy in real.items()})
+    if others and expr.has(sp.Abs, sp.sign, sp.re, sp.im, sp.conjugate, sp.arg):
+        real = {s: sp.Dummy(s.name, real=True) for s in others}
+        out = sp.diff(expr.xreplace(real), real.get(state, state))
+        out = out.xreplace({dummy: s for s, dummy in real.items()})
+    else:
+        out = sp.diff(expr, state)
+    if out.has(sp.DiracDelta, sp.Derivative):
+        raise ValueError(f"the function must be differentiable; {str(expr)[:80]} is not. Use smooth functions.")
+    return out
 
 
 # SymPy to JAX ---------------------------------------------------------------------------------------------------------
