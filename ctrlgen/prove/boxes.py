@@ -12,6 +12,8 @@ References: Neumaier, Interval Methods for Systems of Equations (1990), §2.3 fo
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from typing import Any
 import sympy as sp
 from flint import arb, ctx, fmpq
 
-from ctrlgen.prove.balls import POINT_BITS, Compiled, Undefined, positive_definite, rational
+from ctrlgen.prove.balls import POINT_BITS, Compiled, Undefined, positive_definite, rational, to_sympy
 from ctrlgen.prove.claim import Claim, Deadline
 
 SLACK = 1 + 2.0**-40
@@ -100,7 +102,26 @@ class Formula:
             return None
 
     def sign(self, x: Sequence[fmpq]) -> int | None:
-        return self.code.signs(x)[0]
+        """The exact sign at a rational point; None where it was not found."""
+        sign = self.code.signs(x)[0]
+        if sign is None:
+            try:
+                self.code.at(x, POINT_BITS)
+            except Undefined:
+                return None
+            at = self.expr.subs(dict(zip(self.code.states, map(to_sympy, x), strict=True)))
+            return 0 if at == 0 else None
+        return sign
+
+
+def under(ball: arb) -> float:
+    """A float that is below the whole ball."""
+    return math.nextafter(float(ball.lower()), -math.inf)
+
+
+def over(ball: arb) -> float:
+    """A float that is above the whole ball."""
+    return math.nextafter(float(ball.upper()), math.inf)
 
 
 def intervals(slopes: Sequence[arb], scale: Sequence[float]) -> list[tuple[float, float]] | None:
@@ -138,6 +159,7 @@ def lowest(slopes: Sequence[tuple[float, float]], low: Sequence[float], high: Se
 class Step:
     """What became of one box: settled, a witness, or the coordinate to split and the guards still active.
 
+    `bound` is a lower bound of p on the part of the box that is in the set; `best` is where p seems to be lowest;
     `noise` says that the box lies in the set and that p cannot be told from 0 at its best point.
     """
 
@@ -146,6 +168,7 @@ class Step:
     axis: int = 0
     active: tuple[int, ...] = ()
     noise: bool = False
+    best: Sequence[float] = ()
     bound: float = math.inf
 
 
@@ -201,37 +224,43 @@ class Scalar:
         if active is None:
             return Step(settled=True)
         half = [0.5 * (b - a) for a, b in zip(low, high, strict=True)]
-        widest = max(range(len(half)), key=lambda i: half[i])
+        centre = z = [0.5 * (a + b) for a, b in zip(low, high, strict=True)]
+        widest = max(range(len(half)), key=half.__getitem__)
         try:
             value = formula.wide(x)
         except Undefined:
-            return Step(axis=widest, active=active)
+            return Step(axis=widest, active=active, best=centre, bound=-math.inf)
         if self.positive(value):
-            return Step(settled=True, bound=float(value.lower()))
+            return Step(settled=True, bound=under(value))
+        bound = under(value)
         arbs = formula.slopes(x)
         slopes = None if arbs is None else intervals(arbs, frame.scale)
-        z = [0.5 * (a + b) for a, b in zip(low, high, strict=True)]
         if slopes is None:
-            at = self.at(formula, z)
-            found = self.tried(at, z, z)
-            return Step(witness=found, axis=widest, active=active)
+            found = self.tried(self.at(formula, z), z, z)
+            return Step(witness=found, axis=widest, active=active, best=z, bound=bound)
         z, fall = lowest(slopes, low, high)
         at = self.at(formula, z)
-        if at is not None and self.positive(at, fall):
-            return Step(settled=True, bound=float(at.lower()) - fall)
-        if found := self.tried(at, z, [0.5 * (a + b) for a, b in zip(low, high, strict=True)]):
+        if at is not None:
+            bound = max(bound, under(at - fall))
+            if self.positive(at, fall):
+                return Step(settled=True, bound=bound)
+        if found := self.tried(at, z, centre):
             return Step(witness=found)
         mixed = slopes
         if active:
-            bound, mixed = self.with_guards(x, low, high, half, active, arbs, slopes)
-            if bound is not None:
-                return Step(settled=True, bound=bound)
+            mixed, value, fall = self.with_guards(x, low, high, half, active, arbs, slopes)
+            if mixed is None:
+                return Step(settled=True)
+            if value is not None:
+                bound = max(bound, under(value - fall))
+                if self.positive(value, fall):
+                    return Step(settled=True, bound=bound)
         score = [(b - a + 0.05 * max(abs(a), abs(b))) * r for (a, b), r in zip(mixed, half, strict=True)]
-        axis = max(range(len(half)), key=lambda i: score[i])
+        axis = max(range(len(half)), key=score.__getitem__)
         if half[axis] < half[widest] / 256:
             axis = widest
         noise = not active and at is not None and at.contains(0)
-        return Step(axis=axis, active=active, noise=noise)
+        return Step(axis=axis, active=active, noise=noise, best=z, bound=bound)
 
     def at(self, formula: Formula, t: Sequence[float]) -> arb | None:
         try:
@@ -260,7 +289,11 @@ class Scalar:
         return None
 
     def with_guards(self, x, low, high, half, active, arbs, slopes):
-        """Tries p - Σ λ g > 0 with multipliers of the active guards, and that a guard is negative by its slopes."""
+        """The mean-value form of p - Σ λ g with the best multipliers of the active guards.
+
+        Returns the slopes, the value at the best point and the fall from it; slopes are None when a guard is negative
+        on all of the box, and the value is None when no multipliers help.
+        """
         centre = [0.5 * (a + b) for a, b in zip(low, high, strict=True)]
         guards, indices, balls = [], [], []
         for j in active:
@@ -278,12 +311,12 @@ class Scalar:
             if at is None:
                 continue
             if at < -fall or (kind == GT and at <= -fall):
-                return math.inf, slopes
+                return None, None, 0.0
             if kind == EQ:
                 z, fall = lowest(g, low, high)
                 other = self.at(guard, z)
                 if other is not None and other > fall:
-                    return math.inf, slopes
+                    return None, None, 0.0
             g0 = self.at(guard, centre)
             if g0 is not None:
                 guards.append((kind, float(g0), g))
@@ -291,25 +324,23 @@ class Scalar:
                 balls.append(raw)
         p0 = self.at(self.formula, centre)
         if not guards or p0 is None:
-            return None, slopes
+            return slopes, None, 0.0
         chosen = self.multipliers(float(p0), slopes, guards, half)
         used = [(self.guards[j][1], b, lam) for j, b, lam in zip(indices, balls, chosen, strict=True) if lam != 0.0]
         if not used:
-            return None, slopes
+            return slopes, None, 0.0
         total = list(arbs)
         for _, b, lam in used:
             total = [s - lam * v for s, v in zip(total, b, strict=True)]
         mixed = intervals(total, self.frame.scale)
         if mixed is None:
-            return None, slopes
+            return slopes, None, 0.0
         z, fall = lowest(mixed, low, high)
         value = self.at(self.formula, z)
         for guard, _, lam in used:
             at = self.at(guard, z)
             value = None if value is None or at is None else value - lam * at
-        if value is not None and self.positive(value, fall):
-            return float(value.lower()) - fall, mixed
-        return None, mixed
+        return mixed, value, fall
 
 
 def _mix(p, g, lam: float) -> list[tuple[float, float]]:
@@ -364,12 +395,66 @@ def branch(problem: Any, boxes: Sequence, deadline: Deadline, limit: float = mat
             if hunt:
                 continue
             stack.append((low, high, step.active))
-            middle = problem.frame.exact([0.5 * (a + b) for a, b in zip(low, high, strict=True)])
-            return Run("stuck", visited, len(stack), middle, bound, tuple(stack))
+            best = step.best or [0.5 * (a + b) for a, b in zip(low, high, strict=True)]
+            return Run("stuck", visited, len(stack), problem.frame.exact(best), bound, tuple(stack))
         middle = 0.5 * (low[i] + high[i])
         stack.append((low, (*high[:i], middle, *high[i + 1 :]), step.active))
         stack.append(((*low[:i], middle, *low[i + 1 :]), high, step.active))
     return Run("stuck" if hunt else "proved", visited, bound=bound)
+
+
+class Minimum(Scalar):
+    """The same bounds with nothing to decide: no box is settled by its sign, and no witness is looked for."""
+
+    def __init__(self, formula: Formula, frame: Frame, guards: Sequence[tuple[str, Formula]]):
+        super().__init__(formula, frame, guards, True, lambda _: False)
+
+    def positive(self, ball: arb, fall: float = 0.0) -> bool:
+        return False
+
+    def tried(self, value, z, centre) -> None:
+        return None
+
+    def upper(self, t: Sequence[float]) -> float:
+        """p at a point that is certainly in the set, rounded up; ∞ when it may be outside."""
+        x = self.frame.point(t)
+        try:
+            for kind, guard in self.guards:
+                g = guard.point(x)
+                if kind == EQ or not (g > 0 if kind == GT else g >= 0):
+                    return math.inf
+            return over(self.formula.point(x))
+        except Undefined:
+            return math.inf
+
+
+def least(problem: Minimum, boxes: Sequence, deadline: Deadline, gap: float) -> tuple[float, float]:
+    """Floats below and above the infimum, by best-first branch and bound."""
+    heap, upper, count, spread = [], math.inf, itertools.count(), 0.0
+
+    def add(low, high, active, bound: float) -> None:
+        nonlocal upper
+        step = problem.examine(low, high, active)
+        if step.settled:  # outside of the set
+            return
+        centre = [0.5 * (a + b) for a, b in zip(low, high, strict=True)]
+        upper = min(upper, problem.upper(centre), problem.upper(step.best))
+        if (bound := max(bound, step.bound)) <= upper:
+            heapq.heappush(heap, (bound, next(count), low, high, step.active, step.axis))
+
+    for box in boxes:
+        add(*box, -math.inf)
+    while heap:
+        bound, _, low, high, active, i = heap[0]
+        spread = spread or (upper - bound if math.isfinite(upper - bound) else 0.0)
+        done = upper - bound <= max(gap * max(abs(upper), abs(bound)), 1e-9 * gap * spread)
+        if done or high[i] - low[i] < SMALLEST or (next(count) % CHECK_EVERY == 0 and deadline.over):
+            return bound, upper
+        heapq.heappop(heap)
+        middle = 0.5 * (low[i] + high[i])
+        add(low, (*high[:i], middle, *high[i + 1 :]), active, bound)
+        add((*low[:i], middle, *low[i + 1 :]), high, active, bound)
+    return upper, upper
 
 
 def subtract(low, high, hole: Box) -> list[Box]:

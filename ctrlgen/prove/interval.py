@@ -25,9 +25,11 @@ from ctrlgen.prove.boxes import (
     Formula,
     Frame,
     Matrix,
+    Minimum,
     Run,
     Scalar,
     branch,
+    least,
     round_to,
     subtract,
     violation,
@@ -37,6 +39,7 @@ from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 MOST_HOLES = 64
 MOST_MINORS = 3
 HUNT_BOXES = 20_000
+FIRST_BOXES = 1000
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,36 @@ def decide(claim: Claim, deadline: Deadline) -> Outcome:
 
 def _undecided(reason: str) -> dict:
     return {"status": Status.UNDECIDED, "reason": reason}
+
+
+def enclose_minimum(
+    claim: Claim, deadline: Deadline, gap: float = 1e-6
+) -> tuple[sp.Rational | None, sp.Rational | None]:
+    """Enclose the infimum of the left-hand side of a scalar claim on the claim's set; whether it is true is not asked.
+
+    Args:
+        claim: a scalar claim with a formula, on a bounded set.
+        deadline: when to stop; what is known then is returned.
+        gap: stop when upper - lower is at most this part of the infimum's size.
+
+    Returns:
+        (lower, upper): the left-hand side is ≥ lower on all of the set, and ≤ upper at some point of it. None where no
+        such number was found.
+
+    Raises:
+        ValueError: the set is not bounded, or the claim is no scalar formula.
+    """
+    claim = _boxed(claim)
+    if not claim.bounded or claim.matrix is None or claim.size > 1:
+        raise ValueError("claim must be a scalar formula on a bounded set. Give its domain a box.")
+    try:
+        with ctx.workprec(POINT_BITS):
+            frame, guards = setting(claim)
+            problem = Minimum(Formula(claim.expr, claim.states), frame, guards)
+            low, high = least(problem, [(*frame.root, tuple(range(len(guards))))], deadline, gap)
+    except Unsupported:
+        return None, None
+    return tuple(to_sympy(rational(v)) if math.isfinite(v) else None for v in (low, high))  # type: ignore[return-value]
 
 
 def setting(claim: Claim) -> tuple[Frame, list[tuple[str, Formula]]]:
@@ -172,10 +205,12 @@ def _hunted(problem: Scalar | Matrix, run: Run, boxes: list, deadline: Deadline)
 def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadline: Deadline) -> dict:
     if not claim.strict and _is_zero(claim.expr, frame, claim.states):
         return {"status": Status.PROVED, "reason": "the left-hand side is identically 0.", "margin": 0.0}
-    expr = claim.expr if claim.strict else _without_squares(claim.expr, claim.states)
+    expr = claim.expr if claim.strict else _without_squares(claim.expr, claim.states, frame)
     formula = Formula(expr, claim.states)
     whole = formula if expr == claim.expr else Formula(claim.expr, claim.states)
     problem = Scalar(formula, frame, guards, claim.strict, violation(claim, whole.sign, guards))
+    if (found := next(filter(problem.violates, _landmarks(frame)), None)) is not None:
+        return _refuted(found, claim, "found before the search.")
     boxes = [frame.root]
     notes, failed = [], ""
     centre = None if claim.except_at is None else tuple(map(rational, claim.except_at))
@@ -194,23 +229,34 @@ def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadl
             boxes = subtract(*frame.root, _hole(frame, low, high))
     everything = tuple(range(len(guards)))
     start = [(*box, everything) for box in boxes]
-    run = branch(problem, start, deadline)
+    run = branch(problem, start, deadline, math.inf if claim.strict else FIRST_BOXES)
     visited = run.visited
-    for _ in range(MOST_HOLES):  # a weak claim may touch zero at points that are not known beforehand
-        if run.end != "stuck" or claim.strict or (found := _touching(problem, run.point, frame)) is None:
+    # a weak claim may touch zero at points that are not known beforehand: often the origin, or where the search sticks
+    guesses = [] if claim.strict else _zeros(problem, formula)
+    for _ in range(MOST_HOLES):
+        if run.end in {"proved", "refuted"} or claim.strict or deadline.over:
             break
-        closure = local.close(expr, claim.states, found, frame.half, deadline.part(0.25))
-        if closure.failed:
-            failed = failed or closure.text
+        while guesses and not any(_inside(problem, guesses[-1], box) for box in run.boxes):
+            guesses.pop()
+        found = guesses.pop() if guesses else _touching(problem, run)
+        if found is not None:
+            closure = local.close(expr, claim.states, found, frame.half, deadline.part(0.25))
+            if closure.failed:
+                failed = failed or f"at ({', '.join(map(str, found))}) {closure.text}"
+                if not guesses and run.end == "stuck":
+                    break
+            else:
+                notes.append(f"around ({', '.join(map(str, found))}) {closure.text}")
+                hole = _hole(frame, closure.low, closure.high)
+                rest = [(*piece, active) for low, high, active in run.boxes for piece in subtract(low, high, hole)]
+                run = replace(run, end="time", boxes=tuple(rest))
+        elif run.end == "stuck":
             break
-        notes.append(f"around ({', '.join(map(str, found))}) {closure.text}")
-        hole = _hole(frame, closure.low, closure.high)
-        rest = [(*piece, active) for low, high, active in run.boxes for piece in subtract(low, high, hole)]
-        run = branch(problem, rest, deadline)
+        run = branch(problem, run.boxes, deadline, FIRST_BOXES if guesses else math.inf)
         visited += run.visited
     run = replace(run, visited=visited)
     if run.end == "stuck":
-        zero = _touching(problem, run.point, frame) if claim.strict else None
+        zero = _touching(problem, run) if claim.strict else None
         if zero is not None and problem.violates(zero):
             return _refuted(zero, claim, f"the left-hand side is 0 there; {visited} boxes visited.")
         run = _hunted(problem, run, start, deadline)
@@ -220,6 +266,14 @@ def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadl
     if failed and answer["status"] is Status.UNDECIDED:
         answer["reason"] += f" At the equilibrium: {failed}"
     return answer
+
+
+def _landmarks(frame: Frame) -> list[tuple[fmpq, ...]]:
+    """The box's centre and corners, and the origin: where a claim often fails by equality alone."""
+    d = len(frame.half)
+    steps = itertools.product((0, 1, -1), repeat=d) if d <= 3 else [(0,) * d]
+    points = [tuple(c + h * s for c, h, s in zip(frame.centre, frame.half, step, strict=True)) for step in steps]
+    return [*points, (fmpq(0),) * d]
 
 
 def _is_zero(expr: sp.Expr, frame: Frame, states: Sequence[sp.Symbol]) -> bool:
@@ -234,7 +288,7 @@ def _is_zero(expr: sp.Expr, frame: Frame, states: Sequence[sp.Symbol]) -> bool:
                 return False
         except Undefined:
             return False
-    return sp.simplify(expr) == 0
+    return _defined(expr, states, frame) and sp.simplify(expr) == 0
 
 
 def _refuted(point: Sequence[fmpq], claim: Claim, reason: str) -> dict:
@@ -280,16 +334,26 @@ def _near(problem: Scalar, centre: Sequence[fmpq], half: Sequence[fmpq]) -> tupl
     return None
 
 
-def _touching(problem: Scalar, point: Sequence[fmpq] | None, frame: Frame) -> tuple[fmpq, ...] | None:
-    """The simplest rational point beside `point` at which the left-hand side is exactly 0."""
-    if point is None:
+def _inside(problem: Scalar, point: Sequence[fmpq], box, beside: fmpq | int = 0) -> bool:
+    t = problem.frame.inverse(point)
+    return all(rational(a) - beside <= v <= rational(b) + beside for v, a, b in zip(t, box[0], box[1], strict=True))
+
+
+def _zeros(problem: Scalar, formula: Formula) -> list[tuple[fmpq, ...]]:
+    """The box's centre and the origin, where the left-hand side is exactly 0 there."""
+    points = {problem.frame.centre, (fmpq(0),) * len(problem.frame.centre)}
+    return [x for x in points if _inside(problem, x, problem.frame.root) and formula.sign(x) == 0]
+
+
+def _touching(problem: Scalar, run: Run) -> tuple[fmpq, ...] | None:
+    """The simplest rational zero of the left-hand side in or beside the box where the search got stuck."""
+    if run.point is None or not run.boxes:
         return None
     for q in range(1, 65):
-        x = tuple(round_to(v, q) for v in point)
-        close = all(abs(a - b) <= h / 2**20 for a, b, h in zip(x, point, frame.half, strict=True))
-        if close and problem.formula.sign(x) == 0:
+        x = tuple(round_to(v, q) for v in run.point)
+        if _inside(problem, x, run.boxes[-1], fmpq(1, 2**12)) and problem.formula.sign(x) == 0:
             return x
-    return None
+    return run.point if problem.formula.sign(run.point) == 0 else None
 
 
 def _hole(frame: Frame, low: Sequence[fmpq], high: Sequence[fmpq]) -> Box:
@@ -302,12 +366,24 @@ def _hole(frame: Frame, low: Sequence[fmpq], high: Sequence[fmpq]) -> Box:
     return inner[0], inner[1]
 
 
-def _without_squares(expr: sp.Expr, states: Sequence[sp.Symbol]) -> sp.Expr:
+def _without_squares(expr: sp.Expr, states: Sequence[sp.Symbol], frame: Frame) -> sp.Expr:
     """A formula whose being ≥ 0 everywhere implies that `expr` is: even powers among its factors are left out."""
     if not expr.is_polynomial(*states):
-        factors = [f.as_base_exp() for f in sp.Mul.make_args(expr)]
-        return sp.Mul(*(b**e for b, e in factors if not (e.is_Integer and e > 0 and e % 2 == 0 and b.is_extended_real)))
+        kept = []
+        for factor in sp.Mul.make_args(expr):
+            base, exponent = factor.as_base_exp()
+            even = exponent.is_Integer and exponent > 0 and exponent % 2 == 0
+            kept.append(sp.S.One if even and _defined(base, states, frame) else factor)
+        return sp.Mul(*kept)
     number, factors = sp.factor_list(expr, *states)
     if all(e == 1 for _, e in factors):
         return expr
     return number * sp.Mul(*(f for f, e in factors if e % 2))
+
+
+def _defined(expr: sp.Expr, states: Sequence[sp.Symbol], frame: Frame) -> bool:
+    """Is a formula a real number on all of the box?"""
+    try:
+        return Compiled([expr], states).wide(*frame.balls(*frame.root))[0].is_finite()
+    except Undefined:
+        return False

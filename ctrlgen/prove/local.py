@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 from flint import arb, fmpq
@@ -64,16 +64,47 @@ def close(
     at = {s: to_sympy(c) for s, c in zip(states, centre, strict=True)}
     half = tuple(h or fmpq(1) for h in half)
     try:
+        code = Compiled([expr], states)
+        for part in (code, code.derivative()):
+            if part is None:
+                return _failure("it is not differentiable by formula.")
+            part.at(centre, 64)  # where an exact value may not exist, substitution is not asked for one
         if not vanishes(expr.subs(at)):
             return _failure("the left-hand side is not exactly 0 at the equilibrium.")
         if not all(vanishes(sp.diff(expr, s).subs(at)) for s in states):
             return _failure("its gradient is not exactly 0 at the equilibrium.")
-        quadratic = _quadratic(expr, states, centre, half)
-        if not quadratic.failed:
-            return quadratic
-        return _quasi_homogeneous(expr, states, centre, half, deadline)
+        if expr.is_polynomial(*states) or not expr.is_rational_function(*states):
+            return _by_either(expr, states, centre, half, deadline)
+        return _fraction(expr, states, centre, half, deadline)
     except (Unsupported, Undefined) as error:
         return _failure(str(error))
+
+
+def _by_either(expr, states, centre, half, deadline: Deadline) -> Closure:
+    quadratic = _quadratic(expr, states, centre, half)
+    return _quasi_homogeneous(expr, states, centre, half, deadline) if quadratic.failed else quadratic
+
+
+def _fraction(expr, states, centre, half, deadline: Deadline) -> Closure:
+    """A quotient of polynomials has its numerator's sign where its denominator is positive."""
+    above, below = sp.fraction(sp.together(expr))
+    sign = Compiled([below], states).signs(centre)[0]
+    if not sign:
+        return _failure("its denominator may be 0 at the equilibrium.")
+    closure = _by_either(sp.expand(sign * above), states, centre, half, deadline)
+    parts = Compiled([sign * below, expr], states)
+    for _ in range(QUADRATIC_STEPS):
+        if closure.failed:
+            return closure
+        try:
+            if parts.wide(*(arb(a).union(arb(b)) for a, b in zip(closure.low, closure.high, strict=True)))[0] > 0:
+                return closure
+        except Undefined:
+            pass
+        low = tuple((a + c) / 2 for a, c in zip(closure.low, centre, strict=True))
+        high = tuple((b + c) / 2 for b, c in zip(closure.high, centre, strict=True))
+        closure = replace(closure, low=low, high=high)
+    return _failure("its denominator was positive on no box that was tried.")
 
 
 def vanishes(value: sp.Expr) -> bool:
@@ -92,8 +123,9 @@ def vanishes(value: sp.Expr) -> bool:
 
 
 def _quadratic(expr, states, centre, half) -> Closure:
-    hessian = Compiled([expr], states).derivative(2)
-    if hessian is None:
+    code = Compiled([expr], states)
+    slope, hessian = code.derivative(), code.derivative(2)
+    if slope is None or hessian is None:
         return _failure("it is not twice differentiable by formula.")
     d = len(states)
     pairs = [(i, j) for i in range(d) for j in range(i, d)]
@@ -101,7 +133,7 @@ def _quadratic(expr, states, centre, half) -> Closure:
     def convex(x: Sequence[arb]) -> bool:
         matrix = [[arb(0)] * d for _ in range(d)]
         try:
-            values = hessian.wide(*x)
+            _, _, values = code.wide(*x), slope.wide(*x), hessian.wide(*x)
         except Undefined:
             return False
         for (i, j), value in zip(pairs, values, strict=True):
@@ -166,7 +198,7 @@ def _chart(expr, states, at, half) -> _Chart | None:
     d = len(states)
     scale = [sp.Integer(2) ** round(math.log2(float(h))) for h in half]
     hessian = sp.Matrix(d, d, lambda i, j: sp.diff(expr, states[i], states[j]).subs(at) * scale[i] * scale[j])
-    hessian = hessian.applyfunc(lambda e: sp.S.Zero if vanishes(e) else sp.nsimplify(e) if e.is_Rational else e)
+    hessian = hessian.applyfunc(lambda e: sp.S.Zero if vanishes(e) else e)
     if not all(isinstance(e, sp.Rational) for e in hessian):
         return None
     _, pivots = hessian.rref()
@@ -187,6 +219,7 @@ def _taylor(expr, z, degree: int) -> dict[tuple[int, ...], sp.Expr]:
     zero = dict.fromkeys(z, sp.S.Zero)
     layer, out = {(0,) * len(z): expr}, {}
     for n in range(degree + 1):
+        Compiled(list(layer.values()), z).at([fmpq(0)] * len(z), 64)  # defined at 0, or no closure
         for alpha, part in layer.items():
             value = part.subs(zero)
             if not isinstance(value, sp.Rational) and vanishes(value):
@@ -294,7 +327,7 @@ def _faces(bent, chart: _Chart, terms, weights, m: int, polynomial: bool, centre
         return _failure("its leading terms are of too high a degree.")
     if not polynomial:
         top = [a for a in itertools.product(range(degree + 1), repeat=d) if sum(a) == degree]
-        rest = Compiled([_derivative(bent, z, a) / math.prod(map(math.factorial, a)) for a in top], z)
+        rest = Compiled([_derivative(bent, z, a) / math.prod(map(math.factorial, a)) for a in top] + [bent], z)
         unknown = [sp.Symbol(f"r{i}", real=True) for i in range(len(top))]
 
     def quotient(alphas) -> sp.Expr:
@@ -312,9 +345,8 @@ def _faces(bent, chart: _Chart, terms, weights, m: int, polynomial: bool, centre
         fixed = {}
         if not polynomial:
             try:
-                fixed = dict(
-                    zip(unknown, rest.wide(*(arb(0).union(arb(r)).union(-arb(r)) for r in reach)), strict=True)
-                )
+                balls = rest.wide(*(arb(0).union(arb(r)).union(-arb(r)) for r in reach))
+                fixed = dict(zip(unknown, balls[:-1], strict=True))
             except Undefined:
                 continue
         ended = ""
