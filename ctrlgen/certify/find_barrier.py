@@ -1,0 +1,372 @@
+"""Synthesis of barriers: coefficients by a sum-of-squares program, made rational, and verified from scratch.
+
+What a solver returns is a candidate and no more: the verdict is that of `BarrierFunction.verify` or
+`StochasticBarrier.verify` on the rounded formula.
+
+Where f vanishes, so does ḣ = ∇h·f, and a program that asks ḣ ≥ 0 there has no interior: every rounding breaks it. Its
+squares must vanish there as well, so they are taken from the ideal of f, and the coefficients of h from the rational
+subspace for which that is possible. On this face the program has an interior again.
+
+References: Prajna, Jadbabaie and Pappas, IEEE TAC 52 (2007) 1415; Permenter and Parrilo, Math. Program. 171 (2018) 1,
+for facial reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from flint import fmpq, fmpq_mpoly
+
+from ctrlgen.certify.barrier import BarrierFunction, check_gain, check_sets, common_point
+from ctrlgen.certify.lyapunov import Time, check_time
+from ctrlgen.certify.unknown import Ideal, Setting, compatible, kernel, setting, simple_vectors, too_large
+from ctrlgen.certify.verdict import Verdict
+from ctrlgen.domain import Domain
+from ctrlgen.field import VectorField, symbols
+from ctrlgen.prove.claim import Deadline, Status
+from ctrlgen.prove.decide import check_method, check_timeout
+from ctrlgen.prove.polynomial import NotPolynomialError, fmpq_of
+from ctrlgen.prove.program import Program, monomials
+
+GAINS = (0, -1, sp.Rational(-1, 4), -4)  # tried in turn where none is asked for
+INTERIOR = 1e-7  # margins above this survive rounding
+HOPELESS = -1e-5  # margins below this are infeasible, whatever the rounding
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FoundBarrier(Verdict):
+    """A verdict with the barrier that it is about.
+
+    Args:
+        found: the barrier function, or None where none was found.
+        gain: the gain it was proved with, also the default of `found.verify`.
+    """
+
+    found: BarrierFunction | None = None
+    gain: sp.Expr | None = None
+
+
+def find_barrier(
+    f: Any,
+    states: Sequence[str | sp.Symbol],
+    degree: int,
+    initial: Domain | None = None,
+    unsafe: Domain | None = None,
+    domain: Domain | None = None,
+    *,
+    gain: Any = None,
+    diffusion: Any = None,
+    horizon: Any = None,
+    method: str = "auto",
+    timeout: float = 30.0,
+    time: Time | None = None,
+) -> Any:
+    """Find a polynomial barrier that separates `initial` from `unsafe` along f, and prove it.
+
+    Args:
+        f: vector field, polynomial or rational, or with sin, cos, exp, sqrt, ... of the states.
+        states: names or symbols.
+        degree: of h, at most.
+        initial, unsafe, domain: as in `BarrierFunction.verify`.
+        gain: the condition is ḣ ≥ -gain·h. When omitted, 0 is tried first and then other rates; the verdict says which
+            it is, and `found.gain` keeps it.
+        diffusion: G of dX = f dt + G dW. A `StochasticBarrier` is found then that bounds the probability of reaching
+            unsafe within `horizon`; the verdict has `.probability`.
+        horizon: duration > 0, with a diffusion only; inf is allowed.
+        method: the engine that verifies candidates, as in `verify`.
+        timeout: seconds for everything.
+        time: "continuous", "discrete", or None: what f says of itself, else continuous.
+
+    Returns:
+        A `FoundBarrier`, PROVED with `.found`, or UNDECIDED with the reasons and found None. With a diffusion, a
+        `ProbabilityBound` instead.
+
+    Raises:
+        ValueError: degree is not a positive integer; a set is missing, empty, or of zero volume; initial and unsafe
+            have a point in common; f has the wrong length.
+    """
+    if isinstance(degree, (bool, np.bool_)) or not isinstance(degree, (int, np.integer)) or degree < 1:
+        raise ValueError(f"degree must be a positive integer; got {degree!r}.")
+    check_method(method)
+    deadline = check_timeout(timeout)
+    states = symbols(states)
+    f = VectorField(f, states)
+    stepwise = check_time(time, f)
+    start, bad = check_sets(states, initial=initial, unsafe=unsafe, domain=domain)
+    point = common_point(start, bad, states)
+    if point is not None:
+        raise ValueError(
+            f"initial and unsafe must not meet; {tuple(map(str, point))} lies in both, so no barrier separates them."
+        )
+    if diffusion is not None or horizon is not None:
+        if diffusion is None or horizon is None or stepwise:
+            raise ValueError(
+                "diffusion and horizon must be given together, for an f in continuous time; got "
+                f"diffusion={'None' if diffusion is None else '...'}, horizon={horizon}{', discrete time' * stepwise}."
+            )
+        from ctrlgen.certify.stochastic import find_stochastic
+
+        sets = {"initial": initial, "unsafe": unsafe, "domain": domain}
+        return find_stochastic(f, diffusion, int(degree), sets, (start, bad), horizon, method, deadline)
+    rates = [check_gain(g, stepwise) for g in (GAINS if gain is None else (gain,))]
+    found, words = _search(f, int(degree), (start, bad, domain), rates, stepwise, method, deadline)
+    if found is not None:
+        return replace(found, seconds=timeout - deadline.left())
+    return FoundBarrier(
+        claim=f"a polynomial h of degree {degree} keeps trajectories from initial out of unsafe",
+        status=Status.UNDECIDED,
+        method="exact",
+        reason=f"no barrier was found; {words}",
+        seconds=timeout - deadline.left(),
+    )
+
+
+# Coordinates -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """x = centre + scale·z, with z of the size of one on the sets; conditions are stated in z."""
+
+    states: tuple[sp.Symbol, ...]
+    change: dict[sp.Symbol, sp.Expr]
+    back: dict[sp.Symbol, sp.Expr]
+    shifts: tuple[tuple[sp.Rational, sp.Rational], ...]
+
+    @classmethod
+    def of(cls, states: tuple[sp.Symbol, ...], domain: Domain | None, others: Sequence[Domain]) -> Coordinates:
+        """From the box of the domain, or else of the other sets; coordinates that are of size one already stay."""
+        shifts = []
+        pieces = [p for d in ([domain] if domain is not None else others) for p in d.pieces(states)]
+        for i in range(len(states)):
+            lows, highs = [p.box[i][0] for p in pieces], [p.box[i][1] for p in pieces]
+            known = [v for v in (*lows, *highs) if v is not None]
+            low, high = (min(known), max(known)) if known else (sp.S.Zero, sp.S.Zero)
+            half, middle = (high - low) / 2, (high + low) / 2
+            centre = sp.S.Zero if abs(middle) <= half or not known else sp.Rational(round(middle * 64), 64)
+            reach = float(max(abs(high - centre), abs(low - centre)))
+            power = round(np.log2(reach)) if reach > 0 else 0
+            shifts.append((centre, sp.Integer(2) ** power if abs(power) > 1 else sp.S.One))
+        pairs = list(zip(states, shifts, strict=True))
+        return cls(
+            states,
+            {s: c + w * s for s, (c, w) in pairs if (c, w) != (0, 1)},
+            {s: (s - c) / w for s, (c, w) in pairs if (c, w) != (0, 1)},
+            tuple(shifts),
+        )
+
+    def into(self, expr: sp.Expr) -> sp.Expr:
+        """A formula of x as one of z."""
+        return expr.xreplace(self.change) if self.change else expr
+
+    def box(self, box: Sequence) -> list:
+        """A box of x as one of z."""
+        return [
+            tuple(None if v is None else (v - c) / w for v in side)
+            for side, (c, w) in zip(box, self.shifts, strict=True)
+        ]
+
+    def formula(self, values: Sequence[fmpq], exponents: Sequence[tuple[int, ...]]) -> sp.Expr:
+        """Σ v·zᵐ as a formula of x."""
+        z = [self.back.get(s, s) for s in self.states]
+        terms = [
+            sp.Rational(int(v.p), int(v.q)) * sp.Mul(*(a**e for a, e in zip(z, m, strict=True)))
+            for v, m in zip(values, exponents, strict=True)
+            if v != 0
+        ]
+        return sp.expand(sp.Add(*terms))
+
+    def settings(self, formulas: Sequence[sp.Expr], domain: Domain | None) -> list[Setting]:
+        """These formulas of x on every piece of a set, as polynomials of z."""
+        inside = [self.into(e) for e in formulas]
+        pieces = [((), ((None, None),) * len(self.states))]
+        if domain is not None:
+            pieces = [(p.guards, p.box) for p in domain.pieces(self.states)]
+        return [setting(self.states, inside, [self.into(g) for g in guards], self.box(box)) for guards, box in pieces]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Σ c_i form_i - level·D ≥ 0 on a set."""
+
+    setting: Setting
+    forms: list[fmpq_mpoly]
+    level: int = 0
+
+
+# The search ------------------------------------------------------------------------------------------------------
+
+
+def _search(
+    f: VectorField,
+    degree: int,
+    regions: tuple[Domain, Domain, Domain | None],
+    rates: Sequence[sp.Expr],
+    stepwise: bool,
+    method: str,
+    deadline: Deadline,
+) -> tuple[FoundBarrier | None, str]:
+    """A proved barrier, or the reason why there is none."""
+    start, bad, domain = regions
+    here = Coordinates.of(f.states, domain, [start, bad])
+    exponents = monomials(f.dim, 0, degree)
+    try:
+        flow = _flow(f, here, exponents, domain, stepwise)
+        outer = [Condition(s, s.powers(exponents)) for s in here.settings([], start)]
+        outer += [Condition(s, [-p for p in s.powers(exponents)], 1) for s in here.settings([], bad)]
+    except (NotPolynomialError, TypeError) as error:
+        return None, f"not polynomial: {error}"
+    looks, words = _Looks(f, regions, stepwise), []
+    for extra in (0, 2):
+        for rate in rates:
+            share = deadline.part(0.5)
+            number = fmpq_of(rate) if rate.is_Rational else None
+            if number is None:
+                return None, f"gain must be rational for a search; got {rate}"
+            name = f"gain {rate}" + (f", {extra} degrees more" if extra else "")
+            inner = [
+                Condition(s, [a + b * number for a, b in zip(change, kept, strict=True)]) for s, change, kept in flow
+            ]
+            for face, values in _candidates(inner, outer, extra, rate == 0 and not stepwise, f.dim, share):
+                if not isinstance(values, list):
+                    words.append(f"{name}: {face}")
+                    continue
+                h = BarrierFunction(here.formula(values, exponents), f.states)
+                if not looks.good(h, rate):
+                    continue
+                h.gain = rate
+                verdict = h.settled(
+                    f, regions, rate, stepwise, "exact" if method == "auto" else method, share.part(0.5)
+                )
+                if verdict.status is Status.PROVED:
+                    kept = {k: getattr(verdict, k) for k in Verdict.__dataclass_fields__}
+                    return FoundBarrier(**kept, found=h, gain=rate), ""
+                words.append(f"{name}{face}: a candidate was not proved")
+                if share.over:
+                    break
+            if deadline.over:
+                return None, "; ".join(dict.fromkeys([*words, "time-out"]))
+    return None, "; ".join(dict.fromkeys(words))
+
+
+class _Looks:
+    """Points at which a candidate is looked at before a proof is tried."""
+
+    def __init__(self, f: VectorField, regions: tuple[Domain, Domain, Domain | None], stepwise: bool):
+        rng = np.random.default_rng(0)
+        start, bad, domain = regions
+        self.f, self.stepwise, self.points = f, stepwise, []
+        for part in (start, bad, domain):
+            try:
+                self.points.append(
+                    rng.normal(size=(300, f.dim)) * 3 if part is None else part.sample(rng, 300, f.states)
+                )
+            except ValueError:
+                self.points.append(np.empty((0, f.dim)))
+
+    def good(self, h: BarrierFunction, rate: sp.Expr) -> bool:
+        """Is nothing wrong at any of them?"""
+        change = h.field.after(self.f) - h.field if self.stepwise else h.field.lie(self.f)
+        values = sp.lambdify([h.states], [h.expr, change.formula() + rate * h.expr], "numpy", cse=True)
+        with np.errstate(all="ignore"):
+            (a, _), (b, _), (c, d) = (values(x.T) for x in self.points)
+        small = 1e-9 * (np.abs(c).max(initial=0.0) + np.abs(d).max(initial=0.0))
+        return not (np.any(a < 0) or np.any(b >= 0) or np.any(d < -small))
+
+
+def _flow(
+    f: VectorField, here: Coordinates, exponents: Sequence[tuple[int, ...]], domain: Domain | None, stepwise: bool
+) -> list[tuple[Setting, list[fmpq_mpoly], list[fmpq_mpoly]]]:
+    """(setting, D·change of every monomial, D·every monomial) on every piece of the domain."""
+    out = []
+    if not stepwise:
+        speed = [e / w for e, (_, w) in zip(f.formulas(), here.shifts, strict=True)]
+        for s in here.settings(speed, domain):
+            powers = s.powers(exponents)
+            out.append((s, [s.along(p, f.dim) for p in powers], [s.one * p for p in powers]))
+        return out
+    z = [here.back.get(s, s) for s in f.states]
+    now = [sp.Mul(*(a**e for a, e in zip(z, m, strict=True))) for m in exponents]
+    following = dict(zip(f.states, f.formulas(), strict=True))
+    for s in here.settings([sp.expand(m.xreplace(following) - m) for m in now], domain):
+        out.append((s, s.forms, [s.one * p for p in s.powers(exponents)]))
+    return out
+
+
+def _candidates(
+    inner: list[Condition], outer: list[Condition], extra: int, flat: bool, d: int, deadline: Deadline
+) -> Iterator[tuple[str, list[fmpq] | None]]:
+    """Rational coefficients that are worth verifying: (name, values); values None and a reason where there are none."""
+    count = len(outer[0].forms)
+    for face in (False, True) if flat else (False,):
+        name = " on the face where f = 0" if face else ""
+        rings = [c.setting for c in inner] if face else []
+        ideals = [Ideal([*r.forms[:d], *r.equalities], r.context) for r in rings]
+        program, subspace = _program(inner, outer, count, extra, ideals)
+        if program is None or too_large(program):
+            yield f"only h = 0{name}" if program is None else "too large", None
+            return
+        values = program.solve(deadline)
+        if values is None or program.margin < HOPELESS:
+            told = "" if values is None else f" by {-program.margin:.1e}"
+            yield f"infeasible{told}{name} ({program.status})", None
+            return  # the face holds no more than the whole
+        if flat and not face and program.margin < INTERIOR:
+            continue
+        for short in simple_vectors(values[: program.unknowns]):
+            yield name, _combination(subspace, short)
+        exact = program.exact(values, deadline)
+        if exact is not None:
+            yield name, _combination(subspace, exact)
+            return
+        yield f"no exact solution{name} (margin {program.margin:.1e}, {program.status})", None
+
+
+def _combination(basis: list[list[fmpq]], values: Sequence[fmpq]) -> list[fmpq]:
+    return [
+        sum((v[i] * c for v, c in zip(basis, values, strict=True) if c != 0), fmpq(0)) for i in range(len(basis[0]))
+    ]
+
+
+def _program(
+    inner: list[Condition], outer: list[Condition], count: int, extra: int, ideals: Sequence[Ideal] | None
+) -> tuple[Program | None, list[list[fmpq]]]:
+    """The program for the coefficients, in a subspace of them: (program, basis of the subspace)."""
+    subspace = [[fmpq(int(i == k)) for i in range(count)] for k in range(count)]
+    parts = []
+    products = 2 if extra else 1
+    for k, c in enumerate(inner + outer):
+        s = c.setting
+        total = s.degree(c.forms) + extra
+        ideal = ideals[k] if ideals and k < len(inner) else None
+        blocks, free = s.blocks(total, products, ideal), s.free(total)
+        if ideal is not None:
+            subspace = _meet(subspace, compatible(c.forms, blocks, free))
+        parts.append((c, blocks, free))
+    if not subspace:
+        return None, []
+    program = Program(len(subspace))
+    for c, blocks, free in parts:
+        zero = c.setting.one * 0
+        linear: dict[int, fmpq_mpoly] = {}
+        for j, v in enumerate(subspace):
+            poly = sum((form * q for form, q in zip(c.forms, v, strict=True) if q != 0), zero)
+            if not poly.is_zero():
+                linear[j] = poly
+        program.require(c.setting.one * -c.level, linear, blocks, free)
+    return program, subspace
+
+
+def _meet(a: list[list[fmpq]], b: list[list[fmpq]]) -> list[list[fmpq]]:
+    """The intersection of two subspaces given by bases; `a` may be everything."""
+    if not a or not b:
+        return []
+    n = len(a[0])
+    if len(a) == n:
+        return b
+    rows = [*kernel(a, n), *kernel(b, n)]  # a basis of each annihilator
+    return kernel(rows, n)

@@ -1,0 +1,203 @@
+"""A function with unknown coefficients, h = Σ c_i m_i, in sum-of-squares programs: what `find_barrier` asks for.
+
+Every condition is linear in c: Σ c_i e_i ≥ 0 on a set, with formulas e_i. Formulas become polynomials through the
+same translation that the exact engine uses, so denominators are cleared and sin, cos, exp get their facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import sympy as sp
+from flint import fmpq, fmpq_mat, fmpq_mpoly, fmpq_mpoly_ctx
+
+from ctrlgen.prove.claim import Claim
+from ctrlgen.prove.polynomial import ring, translate
+from ctrlgen.prove.program import Block, Program, monomials
+
+LARGEST_BASIS = 60
+MOST_PRODUCTS = 5  # products of guards are used for so many guards at most
+LARGEST_IDEAL = 400  # monomials that are reduced modulo an ideal
+
+
+@dataclass
+class Setting:
+    """Formulas e_i and a set, as polynomials of one ring.
+
+    Args:
+        context: the ring: the states that occur, then the translation's atoms.
+        forms: D·e_i, with one D > 0 for all of them.
+        one: D.
+        guards, equalities: ≥ 0 and = 0 on the set.
+    """
+
+    context: fmpq_mpoly_ctx
+    forms: list[fmpq_mpoly]
+    one: fmpq_mpoly
+    guards: list[fmpq_mpoly]
+    equalities: list[fmpq_mpoly]
+
+    @property
+    def dim(self) -> int:
+        """Number of variables."""
+        return len(self.context.names())
+
+    def degree(self, forms: Sequence[fmpq_mpoly]) -> int:
+        """The smallest even degree at which all of these, and the set's formulas, have room."""
+        high = max(p.total_degree() for p in [*forms, self.one, *self.guards, *self.equalities])
+        return high + high % 2
+
+    def blocks(self, total: int, products: int, ideal: Ideal | None = None) -> list[Block]:
+        """One sum of squares a product of at most `products` guards, of degree `total`, squares in the ideal."""
+        out = []
+        for count in range(products + 1 if len(self.guards) <= MOST_PRODUCTS else 2):
+            for key in combinations(range(len(self.guards)), count):
+                factor = self.one * 0 + 1
+                for k in key:
+                    factor = factor * self.guards[k]
+                room = total - factor.total_degree()
+                basis = self.basis(room // 2) if ideal is None else ideal.up_to(room // 2)
+                if room >= 0 and basis:
+                    out.append(Block(factor, basis, key))
+        return out
+
+    def basis(self, degree: int) -> list[fmpq_mpoly]:
+        """The monomials up to a degree."""
+        return [self.context.from_dict({m: 1}) for m in monomials(self.dim, 0, degree)]
+
+    def powers(self, exponents: Sequence[tuple[int, ...]]) -> list[fmpq_mpoly]:
+        """These monomials of the states, which are the first variables."""
+        return [self.context.from_dict({(*m, *(0,) * (self.dim - len(m))): 1}) for m in exponents]
+
+    def along(self, poly: fmpq_mpoly, d: int) -> fmpq_mpoly:
+        """D·∇p·f for a polynomial of the d states, where the first d forms are D·f."""
+        return sum((poly.derivative(i) * self.forms[i] for i in range(d)), poly * 0)
+
+    def free(self, total: int) -> list[tuple[fmpq_mpoly, list[fmpq_mpoly]]]:
+        """The equalities, with the monomials of their multipliers."""
+        return [(h, self.basis(max(0, total - h.total_degree()))) for h in self.equalities]
+
+
+def setting(
+    states: tuple[sp.Symbol, ...], formulas: Sequence[sp.Expr], guards: Sequence[sp.Expr], box: Sequence
+) -> Setting:
+    """The formulas on {guards ≥ 0} as polynomials.
+
+    Raises:
+        NotPolynomialError: something has no polynomial facts.
+    """
+    marks = [sp.Dummy(f"c{i}", real=True) for i in range(len(formulas) + 2)]
+    body = sp.Add(*(c * e for c, e in zip(marks, formulas, strict=False)), marks[-2], marks[-1] * sp.Add(*states))
+    free = ((None, None),) * len(marks)
+    claim = Claim(
+        text="unknown coefficients",
+        states=(*states, *marks),
+        matrix=sp.Matrix([[body]]),
+        strict=False,
+        guards=tuple(guards),
+        box=(*box, *free),
+    )
+    problem = translate(claim)
+    place = {v: k for k, v in enumerate(problem.variables)}
+    marked = [place.get(c) for c in marks]
+    kept = [k for v, k in place.items() if v not in set(marks)]
+    context = ring(len(kept))
+
+    def narrow(poly: fmpq_mpoly, at: int | None = None) -> fmpq_mpoly:
+        terms = poly.to_dict().items()
+        return context.from_dict({tuple(m[k] for k in kept): v for m, v in terms if at is None or m[at] == 1})
+
+    zero = context.from_dict({})
+    parts = [zero if at is None else narrow(problem.target, at) for at in marked]
+    return Setting(
+        context=context,
+        forms=parts[:-2],
+        one=parts[-2],
+        guards=[narrow(g) for g in (*problem.open_guards, *problem.guards)],
+        equalities=[narrow(h) for h in problem.equalities],
+    )
+
+
+class Ideal:
+    """The polynomials of bounded degree in the ideal of given ones: what must vanish where those do."""
+
+    def __init__(self, generators: Sequence[fmpq_mpoly], context: fmpq_mpoly_ctx):
+        self.context = context
+        self.names = [sp.Symbol(n) for n in context.names()]
+        formulas = [self._formula(g) for g in generators if not g.is_zero()]
+        self.basis = sp.groebner(formulas, *self.names, order="grevlex", domain=sp.QQ) if formulas else None
+
+    def _formula(self, poly: fmpq_mpoly) -> sp.Expr:
+        terms = {m: sp.QQ(int(c.p), int(c.q)) for m, c in poly.to_dict().items()}
+        return sp.Poly.from_dict(terms, *self.names, domain=sp.QQ).as_expr()
+
+    def up_to(self, degree: int) -> list[fmpq_mpoly]:
+        """A basis of the ideal's polynomials of at most this degree."""
+        exponents = monomials(len(self.names), 0, max(degree, 0)) if degree >= 0 else []
+        if self.basis is None or len(exponents) > LARGEST_IDEAL:
+            return []
+        rows: dict[tuple[int, ...], dict[int, fmpq]] = {}
+        for k, m in enumerate(exponents):
+            poly = sp.Poly.from_dict({m: 1}, *self.names, domain=sp.QQ)
+            rest = sp.Poly(self.basis.reduce(poly.as_expr())[1], *self.names, domain=sp.QQ)
+            for n, c in rest.rep.terms():
+                if c:
+                    rows.setdefault(n, {})[k] = fmpq(int(c.numerator), int(c.denominator))
+        matrix = [[row.get(k, fmpq(0)) for k in range(len(exponents))] for row in rows.values()]
+        return [
+            self.context.from_dict({m: q for m, q in zip(exponents, v, strict=True) if q != 0})
+            for v in kernel(matrix, len(exponents))
+        ]
+
+
+def kernel(rows: list[list[fmpq]], n: int) -> list[list[fmpq]]:
+    """A rational basis of {v in Qⁿ: row · v = 0 for every row}."""
+    reduced, rank = fmpq_mat(rows).rref() if rows else (None, 0)
+    lead = [next(c for c in range(n) if reduced[r, c] != 0) for r in range(rank)] if reduced is not None else []
+    out = []
+    for c in range(n):
+        if c not in lead:
+            v = [fmpq(0)] * n
+            v[c] = fmpq(1)
+            for r, column in enumerate(lead):
+                v[column] = -reduced[r, c]  # pyright: ignore[reportOptionalSubscript]
+            out.append(v)
+    return out
+
+
+def compatible(forms: Sequence[fmpq_mpoly], blocks: Sequence[Block], free: Sequence) -> list[list[fmpq]]:
+    """A basis of the c for which Σ c_i form_i lies in the span of the blocks' products and of the equalities."""
+    span = [b.factor * v * w for b in blocks for k, v in enumerate(b.basis) for w in b.basis[k:]]
+    span += [h * w for h, basis in free for w in basis]
+    terms = sorted({m for p in (*forms, *span) for m in p.to_dict()})
+    place = {m: k for k, m in enumerate(terms)}
+
+    def row(poly: fmpq_mpoly) -> list[fmpq]:
+        out = [fmpq(0)] * len(terms)
+        for m, c in poly.to_dict().items():
+            out[place[m]] = c
+        return out
+
+    checks = kernel([row(p) for p in span], len(terms))  # functionals that vanish on the span
+    columns = [row(p) for p in forms]
+    rows = [[sum((a * b for a, b in zip(y, c, strict=True) if a != 0), fmpq(0)) for c in columns] for y in checks]
+    return kernel([r for r in rows if any(x != 0 for x in r)], len(forms))
+
+
+def simple_vectors(values: np.ndarray, digits: Sequence[int] = (1, 2, 3, 4, 6, 8, 11)) -> Iterator[list[fmpq]]:
+    """Vectors of short decimals in nearly the same direction, the shortest first."""
+    top = float(np.abs(values).max(initial=0.0))
+    seen = set()
+    for count in digits if top > 0 else ():
+        rounded = tuple(round(float(v) / top * 10**count) for v in values)
+        if any(rounded) and rounded not in seen:
+            seen.add(rounded)
+            yield [fmpq(v, 10**count) for v in rounded]
+
+
+def too_large(program: Program) -> bool:
+    """Would the program take too long to solve?"""
+    return any(len(b.basis) > LARGEST_BASIS for i in program.identities for b in i.blocks)
