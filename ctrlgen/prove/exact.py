@@ -299,7 +299,7 @@ def attempts(
 ) -> Iterator[tuple[str, fmpq_mpoly, list[Block], list[tuple[fmpq_mpoly, list[fmpq_mpoly]]]]]:
     """Identities to try, cheapest first: (name, multiplier s, blocks, equalities with their monomials)."""
     context, one = problem.context, problem.target * 0 + 1
-    n = len(problem.variables)
+    n = max(1, len(problem.variables))  # a ring has a variable, even where a claim is of a constant
     forms = problem.size
     guards = [*problem.open_guards, *problem.guards]
     degree = target.total_degree() - (2 if forms else 0)
