@@ -120,7 +120,7 @@ def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
     if expr.is_Mul:
         constant, rest = expr.as_independent(x)
         return constant.is_positive is True and rest != expr and _coercive(rest, x)
-    if isinstance(expr, (sp.log, sp.exp, sp.cosh, sp.sqrt)) or (
+    if isinstance(expr, (sp.log, sp.exp, sp.cosh)) or (
         expr.is_Pow and expr.exp.is_positive and not expr.exp.has(x)
     ):
         inner = expr.args[0]

@@ -237,7 +237,26 @@ class _Synthesis:
                     f"degree +{extra}: the margin of V > 0 and V̇ < 0 is at most {values[t]:.1e} ({program.status})"
                 )
                 continue
-            yield from self.rounded(f"sums of squares, degree +{extra}", list(values[:count]), terms)
+            way = f"sums of squares, degree +{extra}"
+            sparse = self.sparser(program, count, t, 0.3 * float(values[t]), deadline)
+            if sparse is not None:
+                yield from self.rounded(f"{way}, few terms", list(sparse[:count]), terms)
+            yield from self.rounded(way, list(values[:count]), terms)
+
+    def sparser(self, program: Program, count: int, t: int, margin: float, deadline: Deadline) -> np.ndarray | None:
+        """The V of smallest Σ |c_k| that keeps a part of the margin: most of its coefficients are zero.
+
+        The largest margin mixes every monomial; a V with terms that it does not need often has a V̇ whose highest
+        powers cannot be a sum of squares robustly, and no rounding of it is one.
+        """
+        start = program.unknowns
+        program.unknowns += count
+        for k in range(count):
+            program.rows += [({start + k: 1.0, k: 1.0}, 0.0), ({start + k: 1.0, k: -1.0}, 0.0)]
+        program.rows.append(({t: 1.0}, margin))
+        program.objective = {start + k: -1.0 for k in range(count)}
+        values = program.solve(deadline.part(0.5), margin=False)
+        return None if values is None else np.where(np.abs(values) < 1e-6, 0.0, values)
 
     def terms(self) -> list[sp.Expr]:
         """What V is a combination of: monomials in z, or in sin z, 1 - cos z where f knows an angle only so."""

@@ -141,6 +141,8 @@ class LyapunovFunction:
         outside = self._outside(exclude)
         except_at = self.equilibrium if exclude is None else None
         fall = self.field - self.field.after(field) if discrete else -self.field.lie(field)
+        if fall.expr is not None and fall.expr.is_polynomial(*self.states):
+            fall = Field(sp.expand(fall.expr), self.states)
         name = "V(f(x)) - V(x)" if discrete else "V̇"
         where = ("on the whole space" if domain is None else f"on {domain!r}") + (
             "" if exclude is None else f", outside radius {exclude:g} of the equilibrium"

@@ -126,11 +126,11 @@ class Verdict:
 
 
 def _plain(text: str) -> str:
-    return "".join("\\" + c if c in "_%&#$" else " " if c in "{}\\^~" else c for c in text)
+    return "".join("\\" + c if c in "_%&#$" else " " if c in "{}\\^~" else c for c in text.replace("→", "goes to").replace("∞", "infinity"))
 
 
 def _formula(claim: Claim) -> str:
-    if claim.matrix is None:
+    if claim.matrix is None or "→" in claim.text:
         return rf"\text{{{_plain(claim.text)}}}"
     body = sp.latex(claim.matrix[0, 0] if claim.size == 1 else claim.matrix)
     sign = (">" if claim.strict else r"\ge") if claim.size == 1 else (r"\succ" if claim.strict else r"\succeq")

@@ -21,8 +21,10 @@ from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 
 Method = Literal["auto", "search", "exact", "smt", "interval"]
 METHODS = get_args(Method)
-# engine, share of the time that is left when its turn comes
-ORDER = (("search", 0.2), ("exact", 0.4), ("smt", 0.4), ("interval", 1.0))
+# Engines in turn, each with its share of the time that is left. An engine that comes twice goes on to harder attempts
+# the second time; formulas that are not rational, on bounded sets, are the ball arithmetic's own field.
+ORDER = (("search", 0.2), ("exact", 0.25), ("smt", 0.2), ("interval", 0.5), ("exact", 0.7), ("interval", 1.0))
+TRANSCENDENTAL = (("search", 0.2), ("exact", 0.05), ("interval", 0.5), ("exact", 0.5), ("smt", 0.2), ("interval", 1.0))
 STEPS = (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5)
 
 
@@ -55,11 +57,14 @@ def decide(claim: Claim, method: str = "auto", deadline: Deadline | None = None)
     start = time.monotonic()
     if method != "auto":
         return replace(_ask(method, claim, deadline), seconds=time.monotonic() - start)
-    reasons, margin = [], None
-    for engine, share in ORDER:
+    margin = None
+    answers: dict[str, str] = {}
+    for engine, share in TRANSCENDENTAL if claim.bounded and not _is_rational(claim) else ORDER:
         if deadline.over:
-            reasons.append(f"{engine}: not asked, the time was over")
+            answers.setdefault(engine, "not asked, the time was over")
             continue
+        if engine in answers and "time" not in answers[engine].lower():
+            continue  # it was not for want of time that it failed
         outcome = _ask(engine, claim, deadline.part(share))
         if outcome.status in (Status.PROVED, Status.REFUTED):
             if margin is not None and outcome.margin is None:
@@ -67,14 +72,18 @@ def decide(claim: Claim, method: str = "auto", deadline: Deadline | None = None)
             return replace(outcome, seconds=time.monotonic() - start)
         if engine == "search":
             margin = outcome.margin
-        reasons.append(f"{engine}: {outcome.reason}")
+        answers[engine] = outcome.reason
     return Outcome(
         status=Status.UNDECIDED,
         method="auto",
-        reason=" | ".join(reasons),
+        reason=" | ".join(f"{engine}: {words}" for engine, words in answers.items()),
         margin=margin,
         seconds=time.monotonic() - start,
     )
+
+
+def _is_rational(claim: Claim) -> bool:
+    return claim.matrix is not None and all(e.is_rational_function(*claim.states) for e in claim.matrix)
 
 
 def _ask(engine: str, claim: Claim, deadline: Deadline) -> Outcome:
@@ -138,7 +147,10 @@ def best_bound(
         (bound, its claim, its outcome); bound is None if nothing was proved, and the outcome then is the last one.
     """
     check_method(method)
-    engines = [method] if method not in ("auto", "search") else ["exact", "interval", "smt"]
+    first = make(shorten(estimate - max(abs(estimate), scale or 0.0)))
+    own = first.bounded and not _is_rational(first)
+    engines = ["interval", "exact"] if own else ["exact", "interval", "smt"]
+    engines = [method] if method not in ("auto", "search") else engines
     best: tuple[sp.Rational | None, Claim | None, Outcome] = (
         None,
         None,

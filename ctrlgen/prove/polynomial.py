@@ -194,11 +194,25 @@ class _Atoms:
             self.facts.append(-s)
 
     def relate_angles(self, used: set[sp.Symbol]) -> None:
-        """sin and cos beside their own argument: |sin u| ≤ |u| and cos u ≥ 1 - u²/2."""
-        for atom, s in list(self.symbols.items()):
-            if isinstance(atom, sp.sin) and atom.args[0].free_symbols & used:
-                u, c = self.replace(atom.args[0]), self.symbols[sp.cos(atom.args[0])]
-                self.facts += [u**2 - s**2, 2 * c - 2 + u**2]
+        """sin and cos beside their own argument u: |sin u| ≤ |u| and cos u ≥ 1 - u²/2.
+
+        For |u| ≤ a ≤ π also u sin u ≥ u² sin(a)/a and 1 - cos u ≥ u² (1 - cos a)/a²: both quotients fall on (0, π).
+        """
+        for atom in list(self.symbols):
+            if not (isinstance(atom, sp.sin) and atom.args[0].free_symbols & used):
+                continue
+            (argument,) = atom.args
+            u, s, c = self.replace(argument), self.symbols[atom], self.symbols[sp.cos(argument)]
+            self.facts += [u**2 - s**2, 2 * c - 2 + u**2]
+            low, high = self.claim.box[self.claim.states.index(argument)] if argument in self.claim.states else (None, None)
+            if low is None or high is None or not max(abs(low), abs(high)) < sp.Rational(314159, 100000):
+                continue
+            reach = max(abs(low), abs(high))
+            self.facts += [
+                u * s - u**2 * _floor(sp.sin(reach) / reach),
+                u**2 - u * s,
+                1 - c - u**2 * _floor((1 - sp.cos(reach)) / reach**2),
+            ]
 
     def odd(self, expr: sp.Expr) -> sp.Expr:
         new = expr not in self.symbols
