@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy as sp
 from flint import arb, ctx, fmpq
@@ -35,11 +36,13 @@ from ctrlgen.prove.boxes import (
     violation,
 )
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
+from ctrlgen.prove.traced import Traced
 
 MOST_HOLES = 64
 MOST_MINORS = 3
 HUNT_BOXES = 20_000
 FIRST_BOXES = 1000
+HOLE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ def _implied(kind: str, guard: sp.Expr, claim: Claim) -> bool:
 
 
 def _decide(claim: Claim, deadline: Deadline) -> dict:
-    if claim.matrix is None:
-        return _undecided("the claim is of a function without a formula.")
+    if claim.matrix is None and claim.function is None:
+        return _undecided("the claim has neither a formula nor a function.")
     claim = _boxed(claim)
     if not claim.bounded:
         return _undecided("the set is unbounded, and branch and bound needs a box around it.")
@@ -203,11 +206,9 @@ def _hunted(problem: Scalar | Matrix, run: Run, boxes: list, deadline: Deadline)
 
 
 def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadline: Deadline) -> dict:
-    if not claim.strict and _is_zero(claim.expr, frame, claim.states):
+    formula, whole = _left_hand_side(claim, frame)
+    if formula is None:
         return {"status": Status.PROVED, "reason": "the left-hand side is identically 0.", "margin": 0.0}
-    expr = claim.expr if claim.strict else _without_squares(claim.expr, claim.states, frame)
-    formula = Formula(expr, claim.states)
-    whole = formula if expr == claim.expr else Formula(claim.expr, claim.states)
     problem = Scalar(formula, frame, guards, claim.strict, violation(claim, whole.sign, guards))
     if (found := next(filter(problem.violates, _landmarks(frame)), None)) is not None:
         return _refuted(found, claim, "found before the search.")
@@ -217,7 +218,7 @@ def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadl
     if centre is not None and all(abs(t) <= 1 for t in frame.inverse(centre)) and formula.sign(centre) != 1:
         if (near := _near(problem, centre, frame.half)) is not None:
             return _refuted(near, claim, "found near the equilibrium.")
-        closure = local.close(expr, claim.states, centre, frame.half, deadline.part(0.5))
+        closure = _closed(formula, claim, centre, frame, guards, deadline.part(0.5))
         failed = closure.text if closure.failed else ""
         if not closure.failed:
             notes.append(f"around the equilibrium {closure.text}")
@@ -240,7 +241,7 @@ def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadl
             guesses.pop()
         found = guesses.pop() if guesses else _touching(problem, run)
         if found is not None:
-            closure = local.close(expr, claim.states, found, frame.half, deadline.part(0.25))
+            closure = _closed(formula, claim, found, frame, (), deadline.part(0.25))
             if closure.failed:
                 failed = failed or f"at ({', '.join(map(str, found))}) {closure.text}"
                 if not guesses and run.end == "stuck":
@@ -266,6 +267,36 @@ def _scalar(claim: Claim, frame: Frame, guards: list[tuple[str, Formula]], deadl
     if failed and answer["status"] is Status.UNDECIDED:
         answer["reason"] += f" At the equilibrium: {failed}"
     return answer
+
+
+def _left_hand_side(claim: Claim, frame: Frame) -> tuple[Formula | Traced | None, Any]:
+    """What is to be shown positive (None when it is identically 0), and the claim's own left-hand side."""
+    if claim.matrix is None and claim.function is not None:
+        traced = Traced(claim.function, claim.dim)
+        return traced, traced
+    if not claim.strict and _is_zero(claim.expr, frame, claim.states):
+        return None, None
+    whole = Formula(claim.expr, claim.states)
+    expr = claim.expr if claim.strict else _without_squares(claim.expr, claim.states, frame)
+    return whole if expr == claim.expr else Formula(expr, claim.states), whole
+
+
+def _closed(formula: Formula | Traced, claim: Claim, centre, frame: Frame, guards, deadline: Deadline) -> local.Closure:
+    """A box around a point where the left-hand side is 0, in which it is positive elsewhere or outside of the set."""
+    if isinstance(formula, Traced):
+        for kind, guard in guards:
+            for k in range(HOLE_STEPS):
+                radii = [h / 2**k for h in frame.half]
+                low = tuple(c - r for c, r in zip(centre, radii, strict=True))
+                high = tuple(c + r for c, r in zip(centre, radii, strict=True))
+                try:
+                    g = guard.wide([arb(a).union(arb(b)) for a, b in zip(low, high, strict=True)])
+                except Undefined:
+                    continue
+                if g < 0 or (kind == GT and g <= 0):
+                    return local.Closure("the set is empty", low, high)
+        return local.Closure("that a network is exactly 0 somewhere cannot be shown in balls.", failed=True)
+    return local.close(formula.expr, claim.states, centre, frame.half, deadline)
 
 
 def _landmarks(frame: Frame) -> list[tuple[fmpq, ...]]:
@@ -294,9 +325,10 @@ def _is_zero(expr: sp.Expr, frame: Frame, states: Sequence[sp.Symbol]) -> bool:
 def _refuted(point: Sequence[fmpq], claim: Claim, reason: str) -> dict:
     witness = tuple(map(to_sympy, point))
     margin = None
-    if claim.size == 1:
-        value = claim.expr.subs(dict(zip(claim.states, witness, strict=True)))
-        margin = float(sp.N(value))
+    if claim.matrix is None and claim.function is not None:
+        margin = float(Traced(claim.function, claim.dim).point(list(map(arb, point))))
+    elif claim.size == 1:
+        margin = float(sp.N(claim.expr.subs(dict(zip(claim.states, witness, strict=True)))))
     return {"status": Status.REFUTED, "reason": reason, "witness": witness, "margin": margin}
 
 
@@ -339,7 +371,7 @@ def _inside(problem: Scalar, point: Sequence[fmpq], box, beside: fmpq | int = 0)
     return all(rational(a) - beside <= v <= rational(b) + beside for v, a, b in zip(t, box[0], box[1], strict=True))
 
 
-def _zeros(problem: Scalar, formula: Formula) -> list[tuple[fmpq, ...]]:
+def _zeros(problem: Scalar, formula: Formula | Traced) -> list[tuple[fmpq, ...]]:
     """The box's centre and the origin, where the left-hand side is exactly 0 there."""
     points = {problem.frame.centre, (fmpq(0),) * len(problem.frame.centre)}
     return [x for x in points if _inside(problem, x, problem.frame.root) and formula.sign(x) == 0]
