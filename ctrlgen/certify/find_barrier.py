@@ -23,7 +23,16 @@ from flint import fmpq, fmpq_mpoly
 
 from ctrlgen.certify.barrier import BarrierFunction, check_gain, check_sets, common_point
 from ctrlgen.certify.lyapunov import Time, check_time
-from ctrlgen.certify.unknown import Ideal, Setting, compatible, kernel, setting, simple_vectors, too_large
+from ctrlgen.certify.unknown import (
+    Condition,
+    Coordinates,
+    Ideal,
+    Setting,
+    compatible,
+    kernel,
+    simple_vectors,
+    too_large,
+)
 from ctrlgen.certify.verdict import Verdict
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField, symbols
@@ -108,10 +117,9 @@ def find_barrier(
                 "diffusion and horizon must be given together, for an f in continuous time; got "
                 f"diffusion={'None' if diffusion is None else '...'}, horizon={horizon}{', discrete time' * stepwise}."
             )
-        from ctrlgen.certify.stochastic import find_stochastic
+        from ctrlgen.certify.find_stochastic import find_stochastic
 
-        sets = {"initial": initial, "unsafe": unsafe, "domain": domain}
-        return find_stochastic(f, diffusion, int(degree), sets, (start, bad), horizon, method, deadline)
+        return find_stochastic(f, diffusion, int(degree), (start, bad, domain), horizon, method, deadline)
     rates = [check_gain(g, stepwise) for g in (GAINS if gain is None else (gain,))]
     found, words = _search(f, int(degree), (start, bad, domain), rates, stepwise, method, deadline)
     if found is not None:
@@ -123,79 +131,6 @@ def find_barrier(
         reason=f"no barrier was found; {words}",
         seconds=timeout - deadline.left(),
     )
-
-
-# Coordinates -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """x = centre + scale·z, with z of the size of one on the sets; conditions are stated in z."""
-
-    states: tuple[sp.Symbol, ...]
-    change: dict[sp.Symbol, sp.Expr]
-    back: dict[sp.Symbol, sp.Expr]
-    shifts: tuple[tuple[sp.Rational, sp.Rational], ...]
-
-    @classmethod
-    def of(cls, states: tuple[sp.Symbol, ...], domain: Domain | None, others: Sequence[Domain]) -> Coordinates:
-        """From the box of the domain, or else of the other sets; coordinates that are of size one already stay."""
-        shifts = []
-        pieces = [p for d in ([domain] if domain is not None else others) for p in d.pieces(states)]
-        for i in range(len(states)):
-            lows, highs = [p.box[i][0] for p in pieces], [p.box[i][1] for p in pieces]
-            known = [v for v in (*lows, *highs) if v is not None]
-            low, high = (min(known), max(known)) if known else (sp.S.Zero, sp.S.Zero)
-            half, middle = (high - low) / 2, (high + low) / 2
-            centre = sp.S.Zero if abs(middle) <= half or not known else sp.Rational(round(middle * 64), 64)
-            reach = float(max(abs(high - centre), abs(low - centre)))
-            power = round(np.log2(reach)) if reach > 0 else 0
-            shifts.append((centre, sp.Integer(2) ** power if abs(power) > 1 else sp.S.One))
-        pairs = list(zip(states, shifts, strict=True))
-        return cls(
-            states,
-            {s: c + w * s for s, (c, w) in pairs if (c, w) != (0, 1)},
-            {s: (s - c) / w for s, (c, w) in pairs if (c, w) != (0, 1)},
-            tuple(shifts),
-        )
-
-    def into(self, expr: sp.Expr) -> sp.Expr:
-        """A formula of x as one of z."""
-        return expr.xreplace(self.change) if self.change else expr
-
-    def box(self, box: Sequence) -> list:
-        """A box of x as one of z."""
-        return [
-            tuple(None if v is None else (v - c) / w for v in side)
-            for side, (c, w) in zip(box, self.shifts, strict=True)
-        ]
-
-    def formula(self, values: Sequence[fmpq], exponents: Sequence[tuple[int, ...]]) -> sp.Expr:
-        """Σ v·zᵐ as a formula of x."""
-        z = [self.back.get(s, s) for s in self.states]
-        terms = [
-            sp.Rational(int(v.p), int(v.q)) * sp.Mul(*(a**e for a, e in zip(z, m, strict=True)))
-            for v, m in zip(values, exponents, strict=True)
-            if v != 0
-        ]
-        return sp.expand(sp.Add(*terms))
-
-    def settings(self, formulas: Sequence[sp.Expr], domain: Domain | None) -> list[Setting]:
-        """These formulas of x on every piece of a set, as polynomials of z."""
-        inside = [self.into(e) for e in formulas]
-        pieces = [((), ((None, None),) * len(self.states))]
-        if domain is not None:
-            pieces = [(p.guards, p.box) for p in domain.pieces(self.states)]
-        return [setting(self.states, inside, [self.into(g) for g in guards], self.box(box)) for guards, box in pieces]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Σ c_i form_i - level·D ≥ 0 on a set."""
-
-    setting: Setting
-    forms: list[fmpq_mpoly]
-    level: int = 0
 
 
 # The search ------------------------------------------------------------------------------------------------------
@@ -212,9 +147,9 @@ def _search(
 ) -> tuple[FoundBarrier | None, str]:
     """A proved barrier, or the reason why there is none."""
     start, bad, domain = regions
-    here = Coordinates.of(f.states, domain, [start, bad])
     exponents = monomials(f.dim, 0, degree)
     try:
+        here = Coordinates.of(f.states, domain, [start, bad], f.formulas())
         flow = _flow(f, here, exponents, domain, stepwise)
         outer = [Condition(s, s.powers(exponents)) for s in here.settings([], start)]
         outer += [Condition(s, [-p for p in s.powers(exponents)], 1) for s in here.settings([], bad)]

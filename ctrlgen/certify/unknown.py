@@ -14,6 +14,7 @@ import numpy as np
 import sympy as sp
 from flint import fmpq, fmpq_mat, fmpq_mpoly, fmpq_mpoly_ctx
 
+from ctrlgen.domain import Domain
 from ctrlgen.prove.claim import Claim
 from ctrlgen.prove.polynomial import ring, translate
 from ctrlgen.prove.program import Block, Program, monomials
@@ -119,6 +120,84 @@ def setting(
         guards=[narrow(g) for g in (*problem.open_guards, *problem.guards)],
         equalities=[narrow(h) for h in problem.equalities],
     )
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """x = centre + scale·z, with z of the size of one on the sets; conditions are stated in z."""
+
+    states: tuple[sp.Symbol, ...]
+    change: dict[sp.Symbol, sp.Expr]
+    back: dict[sp.Symbol, sp.Expr]
+    shifts: tuple[tuple[sp.Rational, sp.Rational], ...]
+
+    @classmethod
+    def of(
+        cls,
+        states: tuple[sp.Symbol, ...],
+        domain: Domain | None,
+        others: Sequence[Domain],
+        formulas: Sequence[sp.Expr] = (),
+    ) -> Coordinates:
+        """From the box of the domain, or else of the other sets; coordinates of size one stay, and angles do."""
+        odd = [a for e in formulas for a in e.atoms(sp.Function, sp.Pow) if not (a.is_Pow and a.exp.is_Integer)]
+        fixed = set().union(*(a.free_symbols for a in odd))
+        shifts = []
+        pieces = [p for d in ([domain] if domain is not None else others) for p in d.pieces(states)]
+        for i in range(len(states)):
+            lows, highs = [p.box[i][0] for p in pieces], [p.box[i][1] for p in pieces]
+            known = [v for v in (*lows, *highs) if v is not None and states[i] not in fixed]
+            low, high = (min(known), max(known)) if known else (sp.S.Zero, sp.S.Zero)
+            half, middle = (high - low) / 2, (high + low) / 2
+            centre = sp.S.Zero if abs(middle) <= half or not known else sp.Rational(round(middle * 64), 64)
+            reach = float(max(abs(high - centre), abs(low - centre)))
+            power = round(np.log2(reach)) if reach > 0 else 0
+            shifts.append((centre, sp.Integer(2) ** power if abs(power) > 1 else sp.S.One))
+        pairs = list(zip(states, shifts, strict=True))
+        return cls(
+            states,
+            {s: c + w * s for s, (c, w) in pairs if (c, w) != (0, 1)},
+            {s: (s - c) / w for s, (c, w) in pairs if (c, w) != (0, 1)},
+            tuple(shifts),
+        )
+
+    def into(self, expr: sp.Expr) -> sp.Expr:
+        """A formula of x as one of z."""
+        return expr.xreplace(self.change) if self.change else expr
+
+    def box(self, box: Sequence) -> list:
+        """A box of x as one of z."""
+        return [
+            tuple(None if v is None else (v - c) / w for v in side)
+            for side, (c, w) in zip(box, self.shifts, strict=True)
+        ]
+
+    def formula(self, values: Sequence[fmpq], exponents: Sequence[tuple[int, ...]]) -> sp.Expr:
+        """Σ v·zᵐ as a formula of x."""
+        z = [self.back.get(s, s) for s in self.states]
+        terms = [
+            sp.Rational(int(v.p), int(v.q)) * sp.Mul(*(a**e for a, e in zip(z, m, strict=True)))
+            for v, m in zip(values, exponents, strict=True)
+            if v != 0
+        ]
+        return sp.expand(sp.Add(*terms))
+
+    def settings(self, formulas: Sequence[sp.Expr], domain: Domain | None) -> list[Setting]:
+        """These formulas of x on every piece of a set, as polynomials of z."""
+        inside = [self.into(e) for e in formulas]
+        pieces = [((), ((None, None),) * len(self.states))]
+        if domain is not None:
+            pieces = [(p.guards, p.box) for p in domain.pieces(self.states)]
+        return [setting(self.states, inside, [self.into(g) for g in guards], self.box(box)) for guards, box in pieces]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Σ c_i form_i - level·D ≥ 0 on a set."""
+
+    setting: Setting
+    forms: list[fmpq_mpoly]
+    level: int = 0
 
 
 class Ideal:
