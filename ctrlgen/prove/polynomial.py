@@ -86,11 +86,19 @@ class _Atoms:
         self.equal: list[sp.Expr] = []
         self.multipliers: list[sp.Expr] = []
         self.positive: list[tuple[sp.Expr, bool]] = []  # (argument, strict): must be positive on the set
+        self.arguments: list[sp.Expr] = []  # of the functions, replaced: must be defined on the set
 
     def symbol(self, atom: sp.Expr) -> sp.Symbol:
         if atom not in self.symbols:
             self.symbols[atom] = sp.Dummy(f"a{len(self.symbols)}", real=True)
         return self.symbols[atom]
+
+    def inner(self, argument: sp.Expr) -> sp.Expr:
+        """A function's argument, replaced, and noted as one that must be defined on the set."""
+        u = self.replace(argument)
+        if u not in self.arguments:
+            self.arguments.append(u)
+        return u
 
     def replace(self, expr: sp.Expr) -> sp.Expr:
         """expr with every atom replaced, innermost first; rational in states and atoms."""
@@ -111,7 +119,7 @@ class _Atoms:
         if isinstance(expr, sp.log):
             return self.logarithm(expr)
         if isinstance(expr, sp.Abs):
-            u, a = self.replace(expr.args[0]), self.symbol(expr)
+            u, a = self.inner(expr.args[0]), self.symbol(expr)
             self.facts.append(a)
             self.equal.append(a**2 - u**2)
             return a
@@ -135,9 +143,11 @@ class _Atoms:
             return self.replace(base) ** exponent
         if not exponent.is_Rational:
             raise NotPolynomialError(f"{expr} has an exponent that is not rational")
+        if base.is_negative:
+            raise NotPolynomialError(f"{expr} is not real")
         key = base ** sp.Rational(1, exponent.q)
         new = key not in self.symbols
-        u = self.replace(base)
+        u = self.inner(base)
         r = self.symbol(key)
         if new:
             self.equal.append(r**exponent.q - u)
@@ -149,7 +159,7 @@ class _Atoms:
     def exponential(self, argument: sp.Expr) -> sp.Expr:
         factor, rest = argument.as_coeff_Mul()
         if rest.is_Add:
-            return sp.Mul(*(self.exponential(a) for a in argument.expand().args))
+            return sp.Mul(*(self.exponential(a) for a in sp.Add.make_args(argument.expand())))
         if rest == 1 or not factor.is_Rational:
             rest, factor = argument, sp.Integer(1)
         if not factor.is_Integer:
@@ -158,7 +168,7 @@ class _Atoms:
             rest, factor = -rest, -factor
         key = sp.exp(rest, evaluate=False)
         new = key not in self.symbols
-        u, e = self.replace(rest), self.symbol(key)
+        u, e = self.inner(rest), self.symbol(key)
         if new:
             self.open_facts.append(e)
             self.facts += [e - 1 - u, u * (e - 1), 1 - e * (1 - u)]
@@ -175,6 +185,7 @@ class _Atoms:
         new = sp.sin(argument) not in self.symbols
         s, c = self.symbol(sp.sin(argument)), self.symbol(sp.cos(argument))
         if new:
+            self.inner(argument)
             self.equal.append(s**2 + c**2 - 1)
             if argument in self.claim.states:
                 self.arc(argument, s, c)
@@ -188,7 +199,7 @@ class _Atoms:
         reach = max(abs(low), abs(high))
         if reach < sp.Rational(314159, 100000):
             self.facts.append(c - _floor(sp.cos(reach)))
-        if 0 <= low and high < sp.Rational(314159, 100000):
+        if low >= 0 and high < sp.Rational(314159, 100000):
             self.facts.append(s)
         if low > -sp.Rational(314159, 100000) and high <= 0:
             self.facts.append(-s)
@@ -204,7 +215,8 @@ class _Atoms:
             (argument,) = atom.args
             u, s, c = self.replace(argument), self.symbols[atom], self.symbols[sp.cos(argument)]
             self.facts += [u**2 - s**2, 2 * c - 2 + u**2]
-            low, high = self.claim.box[self.claim.states.index(argument)] if argument in self.claim.states else (None, None)
+            states = self.claim.states
+            low, high = self.claim.box[states.index(argument)] if argument in states else (None, None)
             if low is None or high is None or not max(abs(low), abs(high)) < sp.Rational(314159, 100000):
                 continue
             reach = max(abs(low), abs(high))
@@ -216,7 +228,7 @@ class _Atoms:
 
     def odd(self, expr: sp.Expr) -> sp.Expr:
         new = expr not in self.symbols
-        u, t = self.replace(expr.args[0]), self.symbol(expr)
+        u, t = self.inner(expr.args[0]), self.symbol(expr)
         if new:
             self.facts += [u * t - t**2, u**2 - u * t]
             if isinstance(expr, sp.tanh):
@@ -228,7 +240,7 @@ class _Atoms:
     def logarithm(self, expr: sp.Expr) -> sp.Expr:
         new = expr not in self.symbols
         (argument,) = expr.args
-        u, value = self.replace(argument), self.symbol(expr)
+        u, value = self.inner(argument), self.symbol(expr)
         if new:
             self.positive.append((argument, True))
             self.facts += [u - 1 - value, u * value - u + 1, value * (u - 1)]
@@ -238,7 +250,7 @@ class _Atoms:
 
     def extreme(self, expr: sp.Expr) -> sp.Expr:
         new = expr not in self.symbols
-        parts = [self.replace(a) for a in expr.args]
+        parts = [self.inner(a) for a in expr.args]
         m = self.symbol(expr)
         if new:
             sign = 1 if isinstance(expr, sp.Max) else -1
@@ -269,10 +281,7 @@ def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
     size = claim.size if claim.size > 1 else 0
     forms = sp.symbols(f"y0:{size}", cls=sp.Dummy, real=True) if size else ()
     rows = [[atoms.replace(claim.matrix[i, j]) for j in range(claim.size)] for i in range(claim.size)]
-    if size:
-        body = sp.Add(*(rows[i][j] * forms[i] * forms[j] for i in range(size) for j in range(size)))
-    else:
-        body = rows[0][0]
+    body = sp.Add(*(rows[i][j] * forms[i] * forms[j] for i in range(size) for j in range(size))) if size else rows[0][0]
     guards = [_numerator_times(atoms.replace(g), 2) for g in claim.guards]
     open_guards = [_numerator_times(atoms.replace(g), 2) for g in claim.open_guards]
     equalities = [_numerator_times(atoms.replace(h), 1) for h in claim.equalities]
@@ -280,9 +289,29 @@ def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
         numerator, denominator = body, sp.Integer(1)
     else:
         numerator, denominator = sp.fraction(sp.together(body))
-    lemmas = [_lemma(claim, argument, strict) for argument, strict in atoms.positive]
     back = {s: atom for atom, s in atoms.symbols.items()}
+    lemmas = [_lemma(claim, argument, strict) for argument, strict in atoms.positive]
+    signs, flip = _signs(claim, denominator, back)
+    lemmas += signs
+    for argument in atoms.arguments:
+        if not argument.is_polynomial(*argument.free_symbols):
+            lemmas += _signs(claim, sp.fraction(sp.together(argument))[1], back)[0]
+    lemmas = [a for k, a in enumerate(lemmas) if a not in lemmas[:k]]
+    numerator = -numerator if flip else numerator
+    used_in_target = set(numerator.free_symbols).union(*(e.free_symbols for e in (*equalities, *open_guards)), set())
+    atoms.relate_angles(used_in_target & set(claim.states))
+    facts = [_numerator_times(f, 2) for f in atoms.facts]
+    open_facts = [_numerator_times(f, 2) for f in atoms.open_facts]
+    equal = [_numerator_times(e, 1) for e in atoms.equal]
+    sets = (guards + facts, open_guards + open_facts, equalities + equal)
+    return _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed)
+
+
+def _signs(claim: Claim, denominator: sp.Expr, back: dict[sp.Symbol, sp.Expr]) -> tuple[list[Claim], bool]:
+    """The lemmas that no factor of a denominator in the atoms' symbols is zero, and whether they make it negative."""
+    lemmas = []
     content, factors = sp.factor_list(denominator)
+    flip = bool(content < 0)
     for factor, power in factors:
         atom = back.get(factor)
         if isinstance(atom, sp.exp):
@@ -293,17 +322,8 @@ def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
         shown = factor.subs(back)
         sample = _sign_at_sample(shown, claim)
         lemmas.append(_lemma(claim, shown if sample > 0 else -shown, True))
-        if power % 2 and sample < 0:
-            numerator = -numerator
-    if content < 0:
-        numerator = -numerator
-    used_in_target = set(numerator.free_symbols).union(*(e.free_symbols for e in (*equalities, *open_guards)), set())
-    atoms.relate_angles(used_in_target & set(claim.states))
-    facts = [_numerator_times(f, 2) for f in atoms.facts]
-    open_facts = [_numerator_times(f, 2) for f in atoms.open_facts]
-    equal = [_numerator_times(e, 1) for e in atoms.equal]
-    sets = (guards + facts, open_guards + open_facts, equalities + equal)
-    return _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed)
+        flip ^= power % 2 == 1 and sample < 0
+    return lemmas, flip
 
 
 def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
@@ -319,16 +339,23 @@ def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
 
 
 def _lemma(claim: Claim, expr: sp.Expr, strict: bool) -> Claim:
+    """A side claim on the same set, or on a larger one: what is not defined everywhere must not vouch for itself."""
     return Claim(
         text=f"{expr} {'>' if strict else '≥'} 0 wherever the claim is made",
         states=claim.states,
         matrix=sp.Matrix([[expr]]),
         strict=strict,
-        guards=claim.guards,
-        open_guards=claim.open_guards,
-        equalities=claim.equalities,
+        guards=tuple(g for g in claim.guards if _defined(g)),
+        open_guards=tuple(g for g in claim.open_guards if _defined(g)),
+        equalities=tuple(h for h in claim.equalities if _defined(h)),
         box=claim.box,
     )
+
+
+def _defined(expr: sp.Expr) -> bool:
+    """Has the formula a value everywhere, by its form?"""
+    powers = all(p.exp.is_Integer and p.exp > 0 for p in expr.atoms(sp.Pow) if p.base != sp.E and p.free_symbols)
+    return powers and not expr.has(sp.log, sp.tan)
 
 
 def _sign_at_sample(expr: sp.Expr, claim: Claim) -> int:
