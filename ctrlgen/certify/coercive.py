@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from ctrlgen.certify.verdict import Step
@@ -13,6 +15,7 @@ from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.prove.decide import decide
 from ctrlgen.prove.exact import SumOfSquares
 from ctrlgen.prove.polynomial import translate
+from ctrlgen.prove.program import to_float
 
 TEXT = "V → ∞ as |x| → ∞"
 
@@ -56,11 +59,22 @@ def _lower_bounds(field: Field, positive: Step):
     if isinstance(certificate, SumOfSquares) and certificate.multiplier.is_one():
         powers = _pure_powers(certificate)
         if powers is not None:
-            for scale in (2, 64, 4096, 2**20, 2**30):
+            least = _least_eigenvalue(certificate)
+            for scale in (2 ** max(1, 1 - math.floor(math.log2(least))) * k for k in (1, 16, 2**10, 2**20)):
                 yield sp.Add(*(s ** (2 * k) for s, k in zip(field.states, powers, strict=True))) / scale, 0
     for scale in (10, 1000):
         for offset in (0, 1, 100):
             yield sp.Add(*(s**2 for s in field.states)) / scale, offset
+
+
+def _least_eigenvalue(certificate: SumOfSquares) -> float:
+    """About the smallest eigenvalue of the unweighted Gram matrix, above 1e-12."""
+    least = 1.0
+    for block in certificate.identity.blocks:
+        if block.factor.is_one() and block.gram:
+            gram = np.array([[to_float(q) for q in row] for row in block.gram])
+            least = min(least, float(np.linalg.eigvalsh(gram)[0]))
+    return max(least, 1e-12)
 
 
 def _pure_powers(certificate: SumOfSquares) -> list[int] | None:
@@ -96,17 +110,25 @@ class Separate:
 
 
 def separately_coercive(expr: sp.Expr, states: tuple[sp.Symbol, ...]) -> bool:
-    """Is expr Σ vᵢ(xᵢ) + constant with every vᵢ a positive sum of forms that grow without bound?"""
+    """Is expr a growing function of Σ vᵢ(xᵢ), with every vᵢ a positive sum of forms that grow without bound?"""
+    expr = expr.as_independent(*states, as_Add=True)[1]
+    if expr.is_Mul:
+        constant, rest = expr.as_independent(*states, as_Add=False)
+        return constant.is_positive is True and rest != expr and separately_coercive(rest, states)
+    if len(expr.free_symbols) > 1 and _is_growing(expr):
+        return separately_coercive(expr.args[0], states)
     terms: dict[sp.Symbol, list[sp.Expr]] = {s: [] for s in states}
     for term in sp.Add.make_args(expr):
-        symbols = term.free_symbols
-        if not symbols:
-            continue
-        if len(symbols) > 1:
+        if len(term.free_symbols) != 1:
             return False
-        (s,) = symbols
+        (s,) = term.free_symbols
         terms[s].append(term)
     return all(parts and _coercive(sp.Add(*parts), s) for s, parts in terms.items())
+
+
+def _is_growing(expr: sp.Expr) -> bool:
+    """Is expr = g(u) with g(u) → ∞ as u → ∞?"""
+    return isinstance(expr, (sp.log, sp.exp)) or bool(expr.is_Pow and expr.exp.is_Rational and expr.exp > 0)
 
 
 def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
@@ -120,13 +142,10 @@ def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
     if expr.is_Mul:
         constant, rest = expr.as_independent(x)
         return constant.is_positive is True and rest != expr and _coercive(rest, x)
-    if isinstance(expr, (sp.log, sp.exp, sp.cosh)) or (
-        expr.is_Pow and expr.exp.is_positive and not expr.exp.has(x)
-    ):
-        inner = expr.args[0]
-        if isinstance(expr, sp.cosh):
-            return _coercive(inner**2, x)
-        return _coercive(inner, x)
+    if isinstance(expr, sp.cosh):
+        return _coercive(expr.args[0] ** 2, x)
+    if _is_growing(expr):
+        return _coercive(expr.args[0], x)
     if isinstance(expr, sp.Abs):
         return _coercive(expr.args[0] ** 2, x)
     return False

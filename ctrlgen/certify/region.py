@@ -118,6 +118,10 @@ class _Search:
         if not limits:
             return self.everywhere(text, bounded)
         estimate = min(limits)
+        if refuted is not None and point is not None and np.linalg.norm(point - self.x0) < 1e-6:
+            near = self.claim_at(sp.Rational(Fraction(2 * refuted)))
+            bad = decide(near, "search", self.deadline.part(0.3))
+            return combine(text, [*bounded, Step(near, bad)], kind=Region, refuted_at=refuted)
         level, claim, outcome = best_bound(
             self.claim_at, estimate, self.method, self.deadline.part(0.8), scale=abs(estimate), least=0
         )

@@ -27,6 +27,7 @@ from ctrlgen.prove.polynomial import NotPolynomialError, Semialgebraic, scaled, 
 from ctrlgen.prove.program import Block, Identity, Program, monomials, pivots, to_float
 
 LARGEST_BASIS = 90
+SPARSE_FROM = 24  # bases larger than this are split along the target's sparsity
 LEVELS = 4
 FACES = 4  # how often the bases are restricted to a guessed face
 
@@ -231,21 +232,26 @@ def search_certificate(claim: Claim, problem: Semialgebraic, deadline: Deadline)
         return SumOfSquares(claim, problem.target * 0 + 1, empty, margin=0.0), ""
     reasons: list[str] = []
     for name, multiplier, blocks, free in attempts(claim, problem, target):
-        if deadline.over:
-            reasons.append("time-out")
-            break
-        if max((len(b.basis) for b in blocks), default=0) > LARGEST_BASIS:
-            reasons.append(f"{name}: a Gram matrix of more than {LARGEST_BASIS} rows was not tried")
-            continue
-        program = Program()
-        identity = program.require(multiplier * target, {}, blocks, free)
-        margin, words = solve_exactly(
-            program, deadline, (lambda i=identity: strict_enough(i.blocks, problem)) if claim.strict else None
-        )
-        if margin is not None:
-            _unscale(identity, problem.target, multiplier)
-            return SumOfSquares(claim, multiplier, identity, margin=margin), ""
-        reasons.append(f"{name}: {words}")
+        for sparsity in ("terms", "squares", "") if len(blocks[0].basis) > SPARSE_FROM else ("",):
+            if deadline.over:
+                reasons.append("time-out")
+                return None, "; ".join(reasons)
+            program = Program()
+            identity = program.require(multiplier * target, {}, [replace(b) for b in blocks], free)
+            if sparsity:
+                program.split(squares=sparsity == "squares")
+            if max((len(b.basis) for b in identity.blocks), default=0) > LARGEST_BASIS:
+                reasons.append(f"{name}: a Gram matrix of more than {LARGEST_BASIS} rows was not tried")
+                continue
+            margin, words = solve_exactly(
+                program,
+                deadline.part(0.5) if sparsity else deadline,
+                (lambda i=identity: strict_enough(i.blocks, problem)) if claim.strict else None,
+            )
+            if margin is not None:
+                _unscale(identity, problem.target, multiplier)
+                return SumOfSquares(claim, multiplier, identity, margin=margin), ""
+            reasons.append(f"{name}{f' (split by {sparsity})' if sparsity else ''}: {words}")
     return None, "; ".join(reasons) or "no identity was tried"
 
 
@@ -344,7 +350,7 @@ def attempts(
     even = degree + degree % 2
     if not guards and not problem.equalities:
         yield "global", one, level(even, 0), []
-        if not forms:
+        if not forms and degree > 2 and n > 1:  # else nonnegative and sum of squares are the same (Hilbert)
             squares = [context.from_dict({tuple(2 if k == i else 0 for k in range(n)): 1}) for i in range(n)]
             total = sum(squares, one * 0)
             multiplier = one
