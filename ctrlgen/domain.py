@@ -579,7 +579,8 @@ def _exact_sign(guards: Sequence[sp.Expr], states: Sequence[sp.Symbol], point: S
     least = 1
     at = dict(zip(states, point, strict=True))
     for guard in guards:
-        value = guard.subs(at)
+        # exact where the guard is rational, else to 40 digits: an exact power of two long rationals fills the memory
+        value = guard.subs(at) if guard.is_rational_function(*states) else guard.evalf(40, subs=at)
         least = min(least, _sign(value) if value.is_real else -1)
         if least < 0:
             break

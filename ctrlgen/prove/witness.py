@@ -191,6 +191,8 @@ def value_sign(expr: sp.Expr, states: Sequence[sp.Symbol], point: Point, memo: d
 
 def _is_zero(expr: sp.Expr, at: dict[sp.Symbol, sp.Expr]) -> bool:
     """Is a formula, of which a ball around zero is known, symbolically zero? False also where that is not found."""
+    if any(p.exp.free_symbols for p in expr.atoms(sp.Pow)):
+        return False  # an exact power of two rationals of 53 bits would fill the memory
     roots = sorted({v for v in at.values() if isinstance(v, sp.ComplexRootOf)}, key=str)
     if not roots:
         value = sp.expand(expr.subs(at))
