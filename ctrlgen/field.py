@@ -115,7 +115,7 @@ class Field:
         return VectorField.of_function(jax.grad(self.columns), self.states, self.why_no_formula)
 
     @cached_property
-    def _hessian(self) -> sp.ImmutableMatrix:
+    def _hessian(self) -> Any:
         first = [derivative(self.formula(), s) for s in self.states]
         d = range(self.dim)
         upper = {(i, j): derivative(first[i], self.states[j]) for i in d for j in d if j >= i}
@@ -445,8 +445,9 @@ def diffusion_matrix(
     Raises:
         ValueError: G has another shape, or an entry is not a real formula of the states.
     """
-    d, why, native = len(states), "", None
-    entries = diffusion
+    d, why = len(states), ""
+    entries: Any
+    native: Any = None
     if _is_function(diffusion):
         entries, native, why = traced(diffusion, states, None, name)
         shape = (
@@ -474,7 +475,7 @@ def diffusion_matrix(
     exact = [read_formula(e, states, name if shape == () else f"{name}[{i}]") for i, e in enumerate(entries.ravel())]
     g = exact[0] * sp.eye(d) if shape == () else sp.Matrix(d, len(exact) // d, exact)
     square = sp.ImmutableMatrix((g * g.T).applyfunc(_tidy))
-    function = jax_function(states, list(square))
+    function = jax_function(states, square.flat())
 
     def values(x: Any) -> Any:
         return jnp.stack([jnp.asarray(v, x.dtype) for v in function(*x)]).reshape(d, d)

@@ -216,7 +216,8 @@ def entries_of(value: Any) -> Any:
         rows = [[value[i, j] for j in range(value.shape[1])] for i in range(value.shape[0])]
         return [e for row in rows for e in row] if 1 in value.shape else rows
     if isinstance(value, (list, tuple, sp.Tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
-        return [list(e) if isinstance(e, (list, tuple, sp.Tuple, np.ndarray)) and np.ndim(e) else e for e in value]
+        rows = (list, tuple, sp.Tuple, np.ndarray)
+        return [list(e) if isinstance(e, rows) and getattr(e, "ndim", 1) else e for e in value]
     return [value] if isinstance(value, (str, sp.Expr, int, float, Fraction, np.number)) else value
 
 

@@ -382,7 +382,7 @@ class ArbDomain(Domain):
     def _matrix(self, a: np.ndarray) -> Any:
         """The matrix for flint; that of a constant is kept."""
         whole = a if a.base is None else a.base
-        make = lambda: self.arb_mat(*a.shape, a.ravel().tolist())  # noqa: E731
+        make = lambda: self.arb_mat(len(a), a.shape[1], a.ravel().tolist())  # noqa: E731
         if (id(whole), "lifted") not in self._memory:
             return make()
         place = a.__array_interface__["data"][0] - whole.__array_interface__["data"][0]

@@ -218,7 +218,8 @@ def _moved(eqn: Any, values: list[Any], domain: Domain) -> np.ndarray:
         for v, e in zip(values, entries, strict=True):
             numbered.append(np.arange(start, start + v.size).reshape(v.shape) if e else v)
             start += v.size if e else 0
-        return np.asarray(eqn.primitive.bind(*numbered, **eqn.params))
+        filled = {"fill_value": -1} if "fill_value" in eqn.params else {}
+        return np.asarray(eqn.primitive.bind(*numbered, **{**eqn.params, **filled}))
 
     where = domain.remember(eqn, key, places)
     if where.size and (where.min() < 0 or where.max() >= pool.size):

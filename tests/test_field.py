@@ -496,6 +496,8 @@ def test_states_that_assume_more_than_real_are_made_real():
     assert Field(sp.Symbol("x") * 2, ["x"]).expr == 2 * symbols(["x"])[0]
     plain = sp.Symbol("x")
     assert Field(plain, [plain]).expr is plain
+    with pytest.raises(ValueError, match="expr must be real and finite"):
+        Field(sp.log(-1 - plain**2), [plain])
     with pytest.raises(ValueError, match="states must be real"):
         Field(1, [sp.Symbol("x", imaginary=True)])
 
