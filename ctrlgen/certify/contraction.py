@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ctrlgen.domain import Domain, Piece, exact
 from ctrlgen.field import VectorField
 from ctrlgen.formula import derivative, read_formula, real_states
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
-from ctrlgen.prove.decide import best_bound, check_method, check_timeout, decide, shorten
+from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide, shorten
 from ctrlgen.prove.witness import round_witness
 
 ABOVE = (1e-15, 1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -52,7 +53,7 @@ class ContractionVerdict(Verdict):
     rate: float | None = None
     refuted_at: float | None = None
     found: ContractionMetric | None = None
-    exact_rate: sp.Rational | None = None
+    exact_rate: sp.Expr | None = None
     metric: ContractionMetric | None = field(default=None)
     domain: Domain | None = None
 
@@ -147,8 +148,11 @@ class ContractionMetric:
         if stopped is not None:
             return stopped
         steps = self._definite(domain, method, deadline.part(0.4))
-        steps += self._settle([*self._defined(f, domain), *self._contracting(f, wanted, domain)], method, deadline)
-        return self._verdict(steps, wanted, domain, start)
+        steps += self._settle(self._defined(f, domain), method, deadline.part(0.4))
+        known = all(s.outcome.status is Status.PROVED for s in steps)
+        last = self._settle(self._contracting(f, wanted, domain), method, deadline)
+        refuted = known and any(s.outcome.status is Status.REFUTED for s in last)
+        return self._verdict([*steps, *last], wanted, domain, start, refuted_at=float(wanted) if refuted else None)
 
     def rate(
         self, f: Any, domain: Domain | None = None, method: str = "auto", timeout: float = 30
@@ -274,8 +278,7 @@ class ContractionMetric:
             **extra,
         )
         if verdict.status is Status.PROVED and rate is not None:
-            object.__setattr__(verdict, "exact_rate", rate)
-            object.__setattr__(verdict, "rate", float_below(rate))
+            return replace(verdict, exact_rate=rate, rate=float_below(rate))
         return verdict
 
     def _settle(self, every: Sequence[Claim], method: str, deadline: Deadline) -> list[Step]:
@@ -414,16 +417,21 @@ def largest(make: Callable[[sp.Rational], Claim], estimate: float, method: str, 
     sample = make(sp.S.Zero)
     plain = sample.matrix is None or all(e.is_rational_function(*sample.states) for e in sample.matrix)
     if method == "auto" and sample.bounded and not plain:
+        nice = next(iter(candidates(estimate, kind.get("scale"))))
+        if nice.q <= 1000 and not (kind.get("least") is not None and nice <= kind["least"]):
+            outcome = decide(make(nice), "exact", deadline.part(0.2))
+            if outcome.status is Status.PROVED:
+                return nice, make(nice), outcome
         found = best_bound(make, estimate, "interval", deadline.part(0.6), **kind)
         if found[0] is not None:
             return found
     return best_bound(make, estimate, method, deadline, **kind)
 
 
-def float_below(value: sp.Rational) -> float:
-    """The largest float whose decimal is not above the rational."""
-    from fractions import Fraction
-
+def float_below(value: sp.Expr) -> float:
+    """The largest float whose decimal is not above the number; within 1e-15 of it for one that is not rational."""
+    if not value.is_Rational:
+        value = sp.Rational(sp.floor(value * 10**15), 10**15)
     out = float(value)
     while Fraction(repr(out)) > Fraction(int(value.p), int(value.q)):
         out = float(np.nextafter(out, -np.inf))

@@ -49,7 +49,10 @@ def slowest(
     if not (change.free_symbols or metric.free_symbols):
         return at(np.zeros(d)), np.zeros(d)
     if not metric.free_symbols:
-        inverse = np.linalg.inv(np.linalg.cholesky(np.array(metric.tolist(), dtype=float)))
+        try:
+            inverse = np.linalg.inv(np.linalg.cholesky(np.array(metric.tolist(), dtype=float)))
+        except np.linalg.LinAlgError:
+            return float("nan"), None
         plain = np.array_equal(inverse, np.diag(np.diag(inverse))) and len(set(np.diag(inverse))) == 1
         left = sp.Matrix(inverse if not plain else np.eye(d) * inverse[0, 0])
         where, value = minimise(-left * change * left.T / 2, piece.guards, states, piece.box)
@@ -82,7 +85,7 @@ def bounds_of_constant(matrix: sp.MatrixBase) -> tuple[sp.Rational, sp.Rational]
     Raises:
         ValueError: M is not positive definite.
     """
-    from flint import fmpq
+    from flint import fmpq, fmpq_mat
 
     from ctrlgen.prove.program import pivots
 
@@ -101,29 +104,35 @@ def bounds_of_constant(matrix: sp.MatrixBase) -> tuple[sp.Rational, sp.Rational]
                 error = max(error, radius)
         rows.append(row)
     error = error * d  # moves no eigenvalue by more
-    floats = np.array([[float(Fraction(int(q.p), int(q.q))) for q in row] for row in rows])
-    found = np.linalg.eigvalsh((floats + floats.T) / 2)
+    found = pivots(rows)
+    if found is not None and all(v > 0 for v in found):
+        low = 1 / _above(fmpq_mat(rows).inv().tolist()) - error
+        if low > 0:
+            high = _above(rows) + error
+            return sp.Rational(int(low.p), int(low.q)), sp.Rational(int(high.p), int(high.q))
+    raise ValueError("M must be positive definite; it is not, so it bounds no distances. Pass another metric.")
 
-    def settled(sign: int, value: Fraction) -> bool:
-        shift = fmpq(value.numerator, value.denominator)
-        moved = [[sign * (q - (shift if i == j else 0)) for j, q in enumerate(row)] for i, row in enumerate(rows)]
-        return pivots(moved) is not None
 
-    out = []
-    for sign, estimate in ((1, float(found[0])), (-1, float(found[-1]))):
-        size = abs(float(found[-1]))
-        tries = [Fraction(estimate).limit_denominator(1000), Fraction(repr(estimate))]
-        tries += [Fraction(estimate) - sign * Fraction(size) * Fraction(10) ** -k for k in range(17, 2, -1)]
-        near = Fraction(size) / 10**9
-        good = [v for v in tries if abs(v - Fraction(estimate)) <= near or v not in tries[:2]]
-        value = next((v for v in good if settled(sign, v)), None)
-        if value is None or (sign > 0 and value - Fraction(int(error.p), int(error.q)) <= 0):
-            raise ValueError(
-                f"M must be positive definite; its smallest eigenvalue is about {found[0]:.3e}. "
-                "A bound on distances needs a metric."
-            )
-        out.append(sp.Rational(value) - sign * sp.Rational(int(error.p), int(error.q)))
-    return out[0], out[1]
+def _above(rows: list[list[Any]]) -> Any:
+    """A rational at or hardly above the largest eigenvalue of a positive definite rational matrix."""
+    from flint import fmpq
+
+    from ctrlgen.prove.program import pivots
+
+    scale = max(row[i] for i, row in enumerate(rows))
+    floats = np.array([[float(Fraction(int((q / scale).p), int((q / scale).q))) for q in row] for row in rows])
+    top = float(np.linalg.eigvalsh((floats + floats.T) / 2)[-1])
+    nice = Fraction(top).limit_denominator(1000)
+    tries = [nice] if abs(float(nice) - top) < 1e-12 * top else []
+    tries += [Fraction(top) * (1 + Fraction(step)) for step in (0.0, *10.0 ** np.arange(-16, 0))]
+    for value in tries:
+        bound = fmpq(value.numerator, value.denominator) * scale
+        if (
+            pivots([[(bound if i == j else 0) - q for j, q in enumerate(row)] for i, row in enumerate(rows)])
+            is not None
+        ):
+            return bound
+    return sum((row[i] for i, row in enumerate(rows)), fmpq(0))  # the trace
 
 
 def _exact(ball: Any) -> Any:
