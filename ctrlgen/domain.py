@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ import sympy as sp
 
 from ctrlgen import field
 
-Bounds = tuple[tuple[sp.Rational | None, sp.Rational | None], ...]
+Bounds = tuple[tuple[Any, Any], ...]  # one (lower, upper) a state: rational, or None where there is no bound
 TRIES = 200_000  # rejection sampling gives up after so many tries without a hit
 SPREAD = (0.1, 100.0)  # scales of the Gaussian that stands for an unbounded side
 
@@ -135,7 +136,7 @@ class Domain:
             raise ValueError(f"the domain {self!r} {what}: {fell} of {tries} tries fell inside. Check its bounds.")
         return np.concatenate(found)[:n] if found else np.empty((0, len(names)))
 
-    def nonempty(self, states: Sequence[str | sp.Symbol], volume: bool = False) -> tuple[sp.Rational, ...]:
+    def nonempty(self, states: Sequence[str | sp.Symbol], volume: bool = False) -> tuple[Any, ...]:
         """A rational point of the set, checked exactly.
 
         Args:
@@ -161,7 +162,7 @@ class Domain:
             )
         raise ValueError(f"the domain {self!r} appears to be empty: no point of it was found. Check its bounds.")
 
-    def interior_point(self, states: Sequence[str | sp.Symbol]) -> tuple[sp.Rational, ...]:
+    def interior_point(self, states: Sequence[str | sp.Symbol]) -> tuple[Any, ...]:
         """A rational point at which every guard is > 0, checked exactly.
 
         Raises:
@@ -326,7 +327,7 @@ class Sublevel(Domain):
         return (Piece((guard,), tuple(bounds.get(s, (None, None)) for s in names)),)
 
     @cached_property
-    def _bounds(self) -> dict[sp.Symbol, tuple[sp.Rational, sp.Rational]]:
+    def _bounds(self) -> dict[sp.Symbol, tuple[Any, Any]]:
         return _ellipsoid(self.expr - self.level, self.states)
 
     def __invert__(self) -> Domain:
@@ -474,7 +475,7 @@ def _floats(numbers: Sequence[sp.Expr]) -> np.ndarray:
     return np.array([float(v) for v in numbers])
 
 
-def _sign(number: sp.Expr) -> int:
+def _sign(number: Any) -> int:
     """Sign of a constant."""
     if number.is_Rational:
         return int(sp.sign(number))
@@ -482,15 +483,15 @@ def _sign(number: sp.Expr) -> int:
     return 0 if abs(value) < sp.Float("1e-35") else int(sp.sign(value))
 
 
-def _outward(number: sp.Expr, direction: int) -> sp.Rational:
+def _outward(number: Any, direction: int) -> Any:
     """A rational on the far side of a constant: the constant itself when it is rational."""
     if number.is_Rational:
-        return number  # pyright: ignore[reportReturnType]
+        return number
     scale = sp.Integer(10) ** 20
-    return (sp.floor(number * scale) + (direction > 0)) / scale  # pyright: ignore[reportReturnType]
+    return (sp.floor(number * scale) + (direction > 0)) / scale
 
 
-def _root_above(value: sp.Rational) -> sp.Rational:
+def _root_above(value: Any) -> Any:
     """A rational that is at least √value, and equal to it where the root is rational; 20 digits otherwise."""
     p, q = int(value.p), int(value.q)
     if math.isqrt(p) ** 2 == p and math.isqrt(q) ** 2 == q:
@@ -499,7 +500,7 @@ def _root_above(value: sp.Rational) -> sp.Rational:
     return sp.Rational(math.isqrt(p * q * scale * scale) + 1, q * scale)
 
 
-def _ellipsoid(expr: sp.Expr, states: Sequence[sp.Symbol]) -> dict[sp.Symbol, tuple[sp.Rational, sp.Rational]]:
+def _ellipsoid(expr: Any, states: Sequence[sp.Symbol]) -> dict[sp.Symbol, tuple[Any, Any]]:
     """Rational bounds of {expr ≤ 0} for a polynomial that is a definite quadratic plus even powers; else nothing."""
     occurring = [s for s in states if expr.has(s)]
     poly = expr.as_poly(*occurring) if occurring and expr.is_polynomial(*occurring) else None
@@ -537,7 +538,7 @@ def _ellipsoid(expr: sp.Expr, states: Sequence[sp.Symbol]) -> dict[sp.Symbol, tu
     return bounds
 
 
-def _numeric(exprs: Sequence[sp.Expr], states: Sequence[sp.Symbol]) -> Callable[[np.ndarray], np.ndarray]:
+def _numeric(exprs: Sequence[Any], states: Sequence[sp.Symbol]) -> Callable[[np.ndarray], np.ndarray]:
     """The formulas in NumPy: (d, ...) -> (m, ...); where one is undefined it is NaN, which is not ≥ 0."""
     function = sp.lambdify([list(states)], list(exprs), modules=["scipy", "numpy"], cse=True)
 
@@ -554,8 +555,8 @@ def _hull(boxes: Sequence[Bounds], dim: int) -> Bounds:
     out = []
     for i in range(dim):
         lows, highs = [b[i][0] for b in boxes], [b[i][1] for b in boxes]
-        low = None if None in lows else min(lows, default=None)  # pyright: ignore[reportArgumentType,reportCallIssue]
-        high = None if None in highs else max(highs, default=None)  # pyright: ignore[reportArgumentType,reportCallIssue]
+        low = None if None in lows else min(lows, default=None)
+        high = None if None in highs else max(highs, default=None)
         out.append((low, high))
     return tuple(out)
 
@@ -574,10 +575,10 @@ def draw(rng: np.random.Generator, box: Bounds, n: int) -> np.ndarray:
     return out
 
 
-def _exact_sign(guards: Sequence[sp.Expr], states: Sequence[sp.Symbol], point: Sequence[sp.Rational]) -> int:
+def _exact_sign(guards: Sequence[Any], states: Sequence[sp.Symbol], point: Sequence[Any]) -> int:
     """The least sign of the guards at a rational point; -1 where one is undefined."""
     least = 1
-    at = dict(zip(states, point, strict=True))
+    at: Any = dict(zip(states, point, strict=True))
     for guard in guards:
         # exact where the guard is rational, else to 40 digits: an exact power of two long rationals fills the memory
         value = guard.subs(at) if guard.is_rational_function(*states) else guard.evalf(40, subs=at)
@@ -632,8 +633,6 @@ def _candidates(piece: Piece, states: Sequence[sp.Symbol]):
 
 def _rationals(x: np.ndarray):
     """The simple rationals near a float point, then the point itself."""
-    from fractions import Fraction
-
     for limit in (1, 10, 1000, 10**6):
         yield tuple(sp.Rational(Fraction(float(v)).limit_denominator(limit)) for v in x)
     yield tuple(sp.Rational(Fraction(float(v))) for v in x)

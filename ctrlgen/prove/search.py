@@ -113,7 +113,7 @@ class _Problem:
         self.centre = np.array([float(c) for c in shift])
         move = {s: s + c for s, c in zip(states, shift, strict=True) if c != 0}
 
-        def moved(e: sp.Expr) -> sp.Expr:
+        def moved(e: Any) -> Any:
             if not move:
                 return e
             e = e.xreplace(move)

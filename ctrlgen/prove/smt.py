@@ -277,7 +277,7 @@ def _is_rational(value: Any) -> bool:
     return z3.is_rational_value(value)
 
 
-def _near(value: Any) -> sp.Rational:
+def _near(value: Any) -> Any:
     """A real number of z3 as a rational: itself if it is one, to 30 digits otherwise."""
     close = value if _is_rational(value) else value.approx(30)
     return sp.Rational(close.numerator_as_long(), close.denominator_as_long())

@@ -20,7 +20,7 @@ from ctrlgen.prove.claim import Claim
 
 PRECISIONS = (53, 106, 212, 424, 1000)  # bits
 DENOMINATORS = (1, 2, 3, 4, 5, 6, 8, 10, 16, 20, 32, 50, 64, 100, 256, 1000, 10**5, 10**7, 10**10, 10**13)
-Point = tuple[sp.Expr, ...]
+Point = tuple[Any, ...]  # exact numbers
 
 _BALL = {
     sp.sin: "sin", sp.cos: "cos", sp.tan: "tan", sp.asin: "asin", sp.acos: "acos", sp.atan: "atan", sp.sinh: "sinh",
@@ -37,7 +37,7 @@ class _NotRational(Exception):
     """The fast path does not apply."""
 
 
-def rational_value(expr: sp.Expr, at: dict[sp.Symbol, Any], memo: dict | None = None) -> Any:
+def rational_value(expr: Any, at: dict[sp.Symbol, Any], memo: dict | None = None) -> Any:
     """A rational formula at rational numbers, in flint rationals.
 
     Args:
@@ -88,7 +88,7 @@ def rational_value(expr: sp.Expr, at: dict[sp.Symbol, Any], memo: dict | None = 
     return walk(expr)
 
 
-def ball_value(expr: sp.Expr, at: dict[sp.Symbol, sp.Expr], bits: int) -> Any:
+def ball_value(expr: Any, at: dict[Any, Any], bits: int) -> Any:
     """A ball that encloses the formula's value at exact numbers; not finite where it is undefined.
 
     Raises:
@@ -159,7 +159,7 @@ def ball_value(expr: sp.Expr, at: dict[sp.Symbol, sp.Expr], bits: int) -> Any:
         return walk(expr)
 
 
-def value_sign(expr: sp.Expr, states: Sequence[sp.Symbol], point: Point, memo: dict | None = None) -> tuple[int, float]:
+def value_sign(expr: Any, states: Sequence[sp.Symbol], point: Point, memo: dict | None = None) -> tuple[int, float]:
     """The certain sign of a formula at an exact point, -1, 0 or 1, and its value as a float.
 
     Raises:
@@ -189,7 +189,7 @@ def value_sign(expr: sp.Expr, states: Sequence[sp.Symbol], point: Point, memo: d
     raise Unsettled(f"the sign of {expr} at {point} is not settled at {PRECISIONS[-1]} bits")
 
 
-def _is_zero(expr: sp.Expr, at: dict[sp.Symbol, sp.Expr]) -> bool:
+def _is_zero(expr: Any, at: dict[Any, Any]) -> bool:
     """Is a formula, of which a ball around zero is known, symbolically zero? False also where that is not found."""
     if any(p.exp.free_symbols for p in expr.atoms(sp.Pow)):
         return False  # an exact power of two rationals of 53 bits would fill the memory
@@ -242,7 +242,7 @@ def violates(claim: Claim, point: Sequence[Any]) -> tuple[bool, float]:
 
 
 def _inside(claim: Claim, point: Point, memo: dict | None) -> bool:
-    def sign(e: sp.Expr) -> int:
+    def sign(e: Any) -> int:
         return value_sign(e, claim.states, point, memo)[0]
 
     if claim.except_at is not None and all(
@@ -344,7 +344,7 @@ def _candidates(claim: Claim, x: np.ndarray, nudge: bool) -> Iterator[Point | No
         yield roots
 
 
-def _surd(v: float) -> sp.Expr:
+def _surd(v: float) -> Any:
     """A simple number near v: a rational, a multiple of π, or the square root of a rational."""
 
     def close(number: float) -> bool:
@@ -363,19 +363,20 @@ def _surd(v: float) -> sp.Expr:
 
 def _into(claim: Claim, values: Sequence[Fraction]) -> Point | None:
     """The point, clipped to the box, and put exactly on the equalities where they can be solved for one state."""
-    point: list[sp.Expr] = []
+    point: list[Any] = []
     for v, (low, high) in zip((sp.Rational(v) for v in values), claim.box, strict=True):
         v = low if low is not None and v < low else v  # noqa: PLW2901
         point.append(high if high is not None and v > high else v)
     at = dict(zip(claim.states, point, strict=True))
-    taken: set[sp.Symbol] = set()
+    taken: set[Any] = set()
+    equality: Any
     for equality in claim.equalities:
         circle = _circle(equality)
         if circle is not None and not taken & set(circle):
             at.update(_on_circle(at, circle))
             taken |= set(circle)
             continue
-        for s in sorted(equality.free_symbols - taken, key=lambda s: s.name):
+        for s in sorted(equality.free_symbols - taken, key=str):
             slope = _derivative(equality, s)
             if slope.has(s):
                 continue
@@ -389,16 +390,16 @@ def _into(claim: Claim, values: Sequence[Fraction]) -> Point | None:
 
 
 @lru_cache(maxsize=256)
-def _circle(equality: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] | None:
+def _circle(equality: Any) -> tuple[Any, Any] | None:
     """(s, c) when the equality is ±(s² + c² - 1) = 0."""
     names = sorted(equality.free_symbols, key=lambda s: s.name)
     if len(names) != 2:
         return None
     unit = names[0] ** 2 + names[1] ** 2 - 1
-    return (names[0], names[1]) if sp.expand(equality - unit) == 0 or sp.expand(equality + unit) == 0 else None  # pyright: ignore[reportReturnType]
+    return (names[0], names[1]) if sp.expand(equality - unit) == 0 or sp.expand(equality + unit) == 0 else None
 
 
-def _on_circle(at: dict, circle: tuple[sp.Symbol, sp.Symbol]) -> dict:
+def _on_circle(at: dict, circle: tuple[Any, Any]) -> dict:
     """The rational point of the unit circle next to a point, through the tangent of half the angle."""
     a, b = (float(at[s]) for s in circle)
     if b < 0 and abs(a) < 1e-15:
@@ -408,8 +409,8 @@ def _on_circle(at: dict, circle: tuple[sp.Symbol, sp.Symbol]) -> dict:
 
 
 @lru_cache(maxsize=1024)
-def _derivative(expr: sp.Expr, s: sp.Symbol) -> sp.Expr:
-    return expr.diff(s)  # pyright: ignore[reportReturnType]
+def _derivative(expr: Any, s: Any) -> Any:
+    return expr.diff(s)
 
 
 def _moved(claim: Claim, x: np.ndarray, step: float) -> np.ndarray | None:
@@ -429,7 +430,7 @@ def _moved(claim: Claim, x: np.ndarray, step: float) -> np.ndarray | None:
     return x + np.linalg.lstsq(np.array(rows), np.array(amounts), rcond=None)[0]
 
 
-def _approximate(expr: sp.Expr, states: Sequence[sp.Symbol], point: Point) -> float:
+def _approximate(expr: Any, states: Sequence[sp.Symbol], point: Point) -> float:
     try:
         return value_sign(expr, states, point)[1]
     except Unsettled:
