@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -16,8 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from ctrlgen.certify.region import Region
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.trained import TrainedEnergy
+from ctrlgen.precision import float64
 from ctrlgen.response import Response
 from ctrlgen.training.result import TrainingResult
 
@@ -224,6 +227,59 @@ def transport(
     for ax in axes[1:]:
         ax.set_ylabel("")
     return axes
+
+
+def region(result: Region, ax: Axes | None = None, bounds: Any = None) -> Axes:
+    """The phase portrait of a system with its proved region of attraction, and the point that refutes a larger one.
+
+    Args:
+        result: of `region_of_attraction`, for two states and a finite level.
+        ax: where to draw; a new figure when omitted.
+        bounds: (2, 2), lower and upper corner; a little more than the region when omitted.
+
+    Raises:
+        ValueError: there are not two states, or no finite level and no bounds.
+    """
+    if result.lyapunov is None or result.f is None or result.lyapunov.dim != 2:
+        raise ValueError("result must be of a system with two states to be drawn.")
+    V, level = result.lyapunov, result.level
+    finite = level is not None and np.isfinite(level)
+    star = np.array([float(v) for v in V.equilibrium])
+    if bounds is None:
+        if not finite:
+            raise ValueError("result has no finite level that would say how much to draw. Pass bounds=.")
+        bounds = _around(V, star, float(level or 0.0), result.witness)
+    low, high = np.asarray(bounds, dtype=np.float64)
+    ax = _axes(ax)
+    x, y = np.meshgrid(np.linspace(low[0], high[0], GRID), np.linspace(low[1], high[1], GRID))
+    points = np.stack([x.ravel(), y.ravel()])
+    with float64():
+        u, v = np.asarray(result.f.columns(jnp.asarray(points))).reshape(2, *x.shape)
+    height = V(points.T).reshape(x.shape)
+    if finite:
+        ax.contourf(x, y, height, levels=[-np.inf, float(level or 0.0)], colors=[SKY], alpha=0.35)
+        ax.contour(x, y, height, levels=[float(level or 0.0)], colors=[BLUE], linewidths=1.6)
+    ax.streamplot(x, y, u, v, color="0.45", density=1.1, linewidth=0.6, arrowsize=0.7)
+    ax.plot(*star, "o", color=BLACK, markersize=4)
+    ax.plot([], [], color=BLUE, linewidth=1.6, label=f"proved: V < {level:.6g}" if finite else "no level proved")
+    if result.witness is not None:
+        ax.plot(*result.witness, "x", color=RED, markersize=7, markeredgewidth=2, label="V̇ ≥ 0 here")
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=V.states[0].name, ylabel=V.states[1].name)
+    ax.legend(loc="upper right", fontsize="small", framealpha=0.9)
+    return ax
+
+
+def _around(V: Any, star: np.ndarray, level: float, witness: Any) -> np.ndarray:
+    """A square about the equilibrium that holds {V < level}, as far as rays from it tell, and the witness."""
+    angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    rays = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    radii = np.geomspace(1e-6, 1e6, 400)
+    inside = V((star + radii[:, None, None] * rays).reshape(-1, 2)).reshape(len(radii), -1) < level
+    first = np.where(inside.all(axis=0), len(radii) - 1, np.argmin(inside, axis=0))
+    reach = float(radii[first].max())
+    if witness is not None:
+        reach = max(reach, float(np.abs(np.asarray(witness) - star).max()))
+    return np.stack([star - 1.35 * reach, star + 1.35 * reach])
 
 
 def training(result: TrainingResult, ax: Axes | None = None) -> Axes:

@@ -18,7 +18,8 @@ def check_domain(name: str, domain: Any, states: Sequence[sp.Symbol], *, volume:
     """Raise ValueError unless `domain` is a set in these states that is not empty (and has volume, where asked)."""
     if not isinstance(domain, Domain):
         raise ValueError(
-            f"{name} must be a domain: Box, Ball, Sublevel, or what &, | and ~ make of them; got {type(domain).__name__}."
+            f"{name} must be a domain: Box, Ball, Sublevel, or what &, | and ~ make of them; "
+            f"got {type(domain).__name__}."
         )
     try:
         domain.nonempty(states, volume=volume)

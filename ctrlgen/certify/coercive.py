@@ -49,7 +49,8 @@ def radially_unbounded(field: Field, positive: Step, deadline: Deadline) -> Step
         last = decide(claim, "exact", deadline.part(0.5))
         if last.status is Status.PROVED:
             return Step(claim, last)
-    reason = f"V > 0 everywhere, but it was not established that V → ∞ as |x| → ∞, which global stability needs ({last.reason})"
+    why = "V > 0 everywhere, but it was not established that V → ∞ as |x| → ∞, which global stability needs"
+    reason = f"{why} ({last.reason})"
     return Step(about, Outcome(status=Status.UNDECIDED, method="exact", reason=reason))
 
 
@@ -152,7 +153,7 @@ def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
 
 
 def _bounded_below(expr: sp.Expr, x: sp.Symbol) -> bool:
-    """Is expr(x) bounded below on the line? By form: bounded functions, squares and exponentials with constant factors."""
+    """Is expr(x) bounded below on the line? By form: bounded functions, squares and exponentials."""
     constant, rest = expr.as_independent(x)
     if isinstance(rest, (sp.sin, sp.cos, sp.tanh, sp.atan, sp.erf)):
         return True

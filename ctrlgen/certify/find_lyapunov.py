@@ -70,7 +70,7 @@ def find_lyapunov(
     Raises:
         ValueError: degree is not an integer of at least 2, or as `LyapunovFunction.verify` does.
 
-    Reference: Papachristodoulou and Prajna, CDC 2002 (polynomial), and in Positive Polynomials in Control (2005), 23 (others).
+    Reference: Papachristodoulou and Prajna, CDC 2002 (polynomial) and Positive Polynomials in Control, 2005 (others).
     """
     deadline = check_timeout(timeout)
     check_method(method)
@@ -85,7 +85,8 @@ def find_lyapunov(
     if domain is not None:
         check_domain("domain", domain, names)
         probe._check_inside(domain)
-    text = f"there is a Lyapunov function of degree {degree} {'on the whole space' if domain is None else f'on {domain!r}'}"
+    where = "on the whole space" if domain is None else f"on {domain!r}"
+    text = f"there is a Lyapunov function of degree {degree} {where}"
     if field.exprs is None:
         return Synthesis(claim=text, status=Status.UNDECIDED, method=method, reason=field.why_no_formula)
     synthesis = _Synthesis(names, field, star, int(degree), domain, discrete)
@@ -106,7 +107,7 @@ def find_lyapunov(
             timeout=max(deadline.left() * (0.3 if quick else 0.7), 0.01),
         )  # fmt: skip
         if verdict.status is Status.PROVED:
-            return Synthesis(**{**vars(verdict), "found": V})
+            return Synthesis(**{**vars(verdict), "found": V, "seconds": deadline.spent})
         last = (way, candidate, verdict)
     if last is not None:
         reasons.append(f"the last candidate, {last[1]} ({last[0]}), is {last[2].status.value}: {last[2].reason}")
@@ -115,7 +116,7 @@ def find_lyapunov(
         status=Status.UNDECIDED,
         method=method,
         reason="; ".join(reasons) or "no candidate was found",
-        seconds=timeout - deadline.left(),
+        seconds=deadline.spent,
         steps=() if last is None else last[2].steps,
     )
 

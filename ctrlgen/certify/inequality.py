@@ -1,4 +1,4 @@
-"""Plain inequalities: p ≥ 0 on a set, the largest lower bound of p that can be proved, and whether p is a sum of squares."""
+"""Plain inequalities: p ≥ 0 on a set, the largest provable lower bound of p, and whether p is a sum of squares."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ def nonnegative(
         check_domain("domain", domain, field.states, volume=False)
     sign = ">" if strict else "≥"
     text = f"p {sign} 0 {'on the whole space' if domain is None else f'on {domain!r}'}"
-    return combine(text, settle(claims(f"p {sign} 0", field.states, field, domain, strict=strict), method, deadline))
+    return combine(
+        text,
+        settle(claims(f"p {sign} 0", field.states, field, domain, strict=strict), method, deadline),
+        deadline=deadline,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -94,17 +98,17 @@ def lower_bound(
         found = minimise(expr, claim.guards, field.states, claim.box)
         if found is None or not np.isfinite(found[1]):
             missing = Outcome(status=Status.UNDECIDED, method="search", reason="no finite minimum was found")
-            return combine("p is bounded below", [Step(claim, missing)], kind=Bound)
+            return combine("p is bounded below", [Step(claim, missing)], kind=Bound, deadline=deadline)
         value, proved, outcome = best_bound(
             lambda b, c=claim: replace(c, text=f"p ≥ {b}", matrix=sp.Matrix([[expr - b]])),
             float(found[1]), method, deadline, scale=max(abs(float(found[1])), 1e-3),
         )  # fmt: skip
         steps.append(Step(proved or claim, outcome))
         if value is None:
-            return combine("p is bounded below", steps, kind=Bound)
+            return combine("p is bounded below", steps, kind=Bound, deadline=deadline)
         if lowest is None or value < lowest:
             lowest, where = value, np.asarray(found[0], float)
-    return replace(combine(f"p ≥ {lowest}", steps, kind=Bound, bound=float(lowest)), witness=where)
+    return replace(combine(f"p ≥ {lowest}", steps, kind=Bound, deadline=deadline, bound=float(lowest)), witness=where)
 
 
 def sum_of_squares(p: Any, states: Sequence[str | sp.Symbol], *, timeout: float = 30.0) -> Verdict:
@@ -138,7 +142,7 @@ def sum_of_squares(p: Any, states: Sequence[str | sp.Symbol], *, timeout: float 
         if certificate.recheck():
             reason = certificate.describe()
             proof = Outcome(status=Status.PROVED, method="exact", reason=reason, certificate=certificate, margin=margin)
-            return combine(claim.text, [Step(claim, proof)])
+            return combine(claim.text, [Step(claim, proof)], deadline=deadline)
     functional = _separate(claim, half, deadline)
     if functional is not None and functional.recheck():
         reason = f"a linear functional that is ≥ 0 on squares of degree {2 * half} and {functional.value()} on p"

@@ -119,10 +119,10 @@ class LyapunovFunction:
 
         Args:
             f: the vector field, as in `derivative`; for discrete time the map x⁺ = f(x).
-            domain: where; None asks for the whole space, and for V → ∞ as |x| → ∞ as well (global asymptotic stability).
+            domain: where; None asks for the whole space, and for V → ∞ as |x| → ∞ too (global asymptotic stability).
             method: "auto", "search", "exact", "smt" or "interval".
             strict: ask for V̇ < 0; False asks for V̇ ≤ 0, and LaSalle's principle is left to the reader.
-            time: "continuous", "discrete" (V(f(x)) - V(x) in place of V̇), or None: what f says of itself, else continuous.
+            time: "continuous", "discrete" (V(f(x)) - V(x) for V̇), or None: what f says of itself, else continuous.
             exclude: ask nothing inside this radius about the equilibrium; the verdict is then about the rest only.
             timeout: seconds for everything.
 
@@ -160,14 +160,14 @@ class LyapunovFunction:
             assumptions.append("about trajectories that stay in the domain; sublevel sets of V inside it are such sets")
         if not strict:
             assumptions.append(
-                f"{name} ≤ 0 proves stability. Asymptotic stability follows by LaSalle's principle if no trajectory but "
-                f"the equilibrium stays in {{{name} = 0}}, which is not decided here"
+                f"{name} ≤ 0 proves stability. Asymptotic stability follows by LaSalle's principle if no trajectory "
+                f"but the equilibrium stays in {{{name} = 0}}, which is not decided here"
             )
         if domain is None and exclude is None and all(s.outcome.status is Status.PROVED for s in steps):
             steps.append(radially_unbounded(self.field, steps[0], deadline))
         meaning = _meaning(domain, strict, exclude)
         return combine(f"V > 0 and {name} {'<' if strict else '≤'} 0 away from the equilibrium, {where}: {meaning}",
-                       steps, assumptions=assumptions)  # fmt: skip
+                       steps, assumptions=assumptions, deadline=deadline)  # fmt: skip
 
     def verify_drift(
         self,
@@ -182,8 +182,8 @@ class LyapunovFunction:
     ) -> FosterLyapunov:
         """Decide the Foster–Lyapunov condition 𝓛V ≤ -c V + b, with V ≥ 0 and V → ∞.
 
-        For a Langevin closed loop, f = -∇E (pass the energy) and diffusion = sqrt(2ε), it is the ergodicity certificate:
-        the law converges to the Gibbs measure exponentially fast in a V-weighted norm, and E[V(X_t)] ≤ e^{-ct} V(x₀) + b/c.
+        For a Langevin closed loop, f = -∇E (pass the energy), diffusion = sqrt(2ε), it is the ergodicity certificate:
+        the law converges to the Gibbs measure exponentially in a V-weighted norm, and E[V(X_t)] ≤ e^{-ct} V(x₀) + b/c.
 
         Args:
             f, diffusion: drift and noise, as in `generator`.
@@ -247,7 +247,7 @@ class LyapunovFunction:
             )
         return combine(
             f"{text} with V ≥ 0{' and V → ∞' if domain is None else ''}", steps,
-            assumptions=assumptions, kind=FosterLyapunov, **extra,
+            assumptions=assumptions, kind=FosterLyapunov, deadline=deadline, **extra,
         )  # fmt: skip
 
     # Checks -------------------------------------------------------------------------------------------------

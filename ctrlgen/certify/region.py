@@ -12,11 +12,11 @@ import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.coercive import radially_unbounded
-from ctrlgen.certify.lyapunov import LyapunovFunction, Time, check_time
+from ctrlgen.certify.lyapunov import LyapunovFunction, Time, _show, check_time
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField
-from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
+from ctrlgen.prove.claim import Claim, Status
 from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide
 from ctrlgen.prove.witness import violates
 
@@ -31,11 +31,25 @@ class Region(Verdict):
     Args:
         level: the largest level that was proved, inf when V̇ < 0 everywhere; None when none was.
         refuted_at: the smallest level that is refuted: {V < r} holds a point with V̇ ≥ 0 for every r above it. None when
-            no such point was found.
+            no such point was found. `witness` is that point.
+        lyapunov, f: V and the vector field.
     """
 
     level: float | None = None
     refuted_at: float | None = None
+    lyapunov: LyapunovFunction | None = None
+    f: VectorField | None = None
+
+    def plot(self, ax: Any = None, bounds: Any = None) -> Any:
+        """Draw the phase portrait with the proved region and the point that refutes a larger one (two states).
+
+        Args:
+            ax: where to draw; a new figure when omitted.
+            bounds: (2, 2), lower and upper corner; a little more than the region when omitted.
+        """
+        from ctrlgen import plot
+
+        return plot.region(self, ax, bounds)
 
     @property
     def gap(self) -> float | None:
@@ -89,7 +103,9 @@ def region_of_attraction(
     step = lyapunov.field - lyapunov.field.after(field) if discrete else -lyapunov.field.lie(field)
     if step.expr is None or lyapunov.field.expr is None:
         raise ValueError(f"V and f must have formulas here: {step.why_no_formula or lyapunov.field.why_no_formula}.")
-    return _Search(lyapunov, sp.expand(step.expr), domain, method, deadline, discrete).run()
+    fall = sp.expand(step.expr) if step.expr.is_polynomial(*lyapunov.states) else step.expr
+    found = _Search(lyapunov, fall, domain, method, deadline, discrete).run()
+    return replace(found, lyapunov=lyapunov, f=field)
 
 
 class _Search:
@@ -111,17 +127,17 @@ class _Search:
         point = self.critical_point()
         refuted, witness = (None, None) if point is None else self.refute(point)
         limits = [v for v in (edge, refuted if refuted is not None else None) if v is not None]
-        text = f"{{V < ρ}} is in the region of attraction of {tuple(map(str, self.star))}"
+        text = f"{{V < ρ}} is in the region of attraction of {_show(self.star)}"
         bounded = [] if self.domain is not None else self.bounded()
         if bounded and bounded[-1].outcome.status is not Status.PROVED:
-            return combine(text, bounded, kind=Region, refuted_at=refuted)
+            return combine(text, bounded, kind=Region, deadline=self.deadline, refuted_at=refuted)
         if not limits:
             return self.everywhere(text, bounded)
         estimate = min(limits)
         if refuted is not None and point is not None and np.linalg.norm(point - self.x0) < 1e-6:
             near = self.claim_at(sp.Rational(Fraction(2 * refuted)))
             bad = decide(near, "search", self.deadline.part(0.3))
-            return combine(text, [*bounded, Step(near, bad)], kind=Region, refuted_at=refuted)
+            return combine(text, [*bounded, Step(near, bad)], kind=Region, deadline=self.deadline, refuted_at=refuted)
         level, claim, outcome = best_bound(
             self.claim_at, estimate, self.method, self.deadline.part(0.8), scale=abs(estimate), least=0
         )
@@ -129,7 +145,7 @@ class _Search:
             steps = [Step(claim or self.claim_at(sp.Rational(Fraction(estimate))), outcome)]
             if outcome.status is Status.PROVED:
                 steps = bounded
-            return combine(text, [*bounded, *steps], kind=Region, refuted_at=refuted)
+            return combine(text, [*bounded, *steps], kind=Region, deadline=self.deadline, refuted_at=refuted)
         steps = [*bounded, Step(claim, outcome)]
         if self.domain is not None:
             level, steps = self.inside(level, steps)
@@ -138,6 +154,7 @@ class _Search:
             steps,
             assumptions=() if self.domain is None else (f"the region is the part of the set inside {self.domain!r}",),
             kind=Region,
+            deadline=self.deadline,
             level=float(level) if level is not None else None,
             refuted_at=refuted,
         )
@@ -191,6 +208,7 @@ class _Search:
             "the region of attraction is the whole space" if done else text,
             [*bounded, step],
             kind=Region,
+            deadline=self.deadline,
             level=np.inf if done else None,
         )
 
@@ -256,7 +274,7 @@ class _Search:
         else:
             rays = rng.normal(size=(RAYS, d))
             rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        radii = np.geomspace(1e-3, 1e3, 181)
+        radii = np.geomspace(1e-5, 1e6, 331)
         points = self.x0 + radii[:, None, None] * rays
         with np.errstate(all="ignore"):
             fall = _call(self.p, points)
@@ -387,6 +405,3 @@ def _on_face(box: tuple, side: sp.Expr, states: Sequence[sp.Symbol]) -> tuple:
                 k = list(states).index(s)
                 return (*box[:k], (value, value), *box[k + 1 :])
     return box
-
-
-__all__ = ["Deadline", "Outcome", "Region", "region_of_attraction"]

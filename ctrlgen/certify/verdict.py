@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ctrlgen.prove.claim import Claim, Outcome, Status
+from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.prove.witness import violates
 
 WIDTH = 110
@@ -25,7 +25,7 @@ class Step:
     outcome: Outcome
 
     def recheck(self) -> bool:
-        """Verify the answer again: the certificate of a proof without its solver, the witness of a refutation exactly."""
+        """Verify the answer again: a proof by its certificate, without its solver, a refutation by its witness."""
         if self.outcome.status is Status.PROVED:
             return self.outcome.certificate is not None and bool(self.outcome.certificate.recheck())
         if self.outcome.status is Status.REFUTED and self.outcome.witness is not None:
@@ -126,7 +126,8 @@ class Verdict:
 
 
 def _plain(text: str) -> str:
-    return "".join("\\" + c if c in "_%&#$" else " " if c in "{}\\^~" else c for c in text.replace("→", "goes to").replace("∞", "infinity"))
+    words = text.replace("→", "goes to").replace("∞", "infinity")
+    return "".join("\\" + c if c in "_%&#$" else " " if c in "{}\\^~" else c for c in words)
 
 
 def _formula(claim: Claim) -> str:
@@ -139,10 +140,18 @@ def _formula(claim: Claim) -> str:
     return f"{body} {sign} 0{where}"
 
 
-def combine(claim: str, steps: Sequence[Step], *, assumptions: Sequence[str] = (), kind: Any = Verdict, **extra: Any):
-    """The verdict on a claim that consists of all these steps.
+def combine(
+    claim: str,
+    steps: Sequence[Step],
+    *,
+    assumptions: Sequence[str] = (),
+    kind: Any = Verdict,
+    deadline: Deadline | None = None,
+    **extra: Any,
+):
+    """The verdict on a claim that consists of all these steps; `deadline` tells the time spent, else the steps' sum.
 
-    PROVED if every step is; REFUTED if any step is; else UNDECIDED, with the reasons of the steps that were not decided.
+    PROVED if every step is; REFUTED if any step is; else UNDECIDED, with the reasons of the steps that are open.
     """
     outcomes = [step.outcome for step in steps]
     refuted = next((o for o in outcomes if o.status is Status.REFUTED), None)
@@ -166,7 +175,7 @@ def combine(claim: str, steps: Sequence[Step], *, assumptions: Sequence[str] = (
         if refuted is None or refuted.witness is None
         else np.array([float(x) for x in refuted.witness]),
         "reason": reason,
-        "seconds": sum(o.seconds for o in outcomes),
+        "seconds": sum(o.seconds for o in outcomes) if deadline is None else deadline.spent,
         "steps": tuple(steps),
     }
     return kind(**{**values, **extra})

@@ -121,7 +121,13 @@ class Deadline:
     """A point in time that several engines share."""
 
     def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
+        self.start = time.monotonic()
+        self.end = self.start + seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it was set."""
+        return time.monotonic() - self.start
 
     def left(self) -> float:
         """Seconds that are left, never negative."""

@@ -14,6 +14,7 @@ Reference: Putinar, Indiana Univ. Math. J. 42 (1993) 969; Schmüdgen, Math. Ann.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -128,7 +129,10 @@ class SumOfSquares:
 
     def describe(self) -> str:
         """Sizes and degrees, in a line."""
-        sizes = ", ".join(f"{len(b.basis)}×{len(b.basis)}" for b in self.identity.blocks) or "none"
+        count = Counter(len(b.basis) for b in self.identity.blocks)
+        sizes = (
+            ", ".join(f"{f'{k} of ' if k > 1 else ''}{n}×{n}" for n, k in sorted(count.items(), reverse=True)) or "none"
+        )
         degree = max(
             (2 * w.total_degree() + b.factor.total_degree() for b in self.identity.blocks for w in b.basis), default=0
         )
@@ -137,7 +141,7 @@ class SumOfSquares:
 
 
 def _positive_multiplier(s: fmpq_mpoly, problem: Semialgebraic, strict: bool) -> bool:
-    """Is s > 0 at every point where the claim asks something? s must be a sum of even monomials with positive coefficients."""
+    """Is s > 0 wherever the claim asks something? s must be a sum of even monomials with positive coefficients."""
     terms = s.to_dict()
     if not terms or any(c <= 0 or any(e % 2 for e in m) for m, c in terms.items()):
         return False
@@ -163,10 +167,7 @@ def strict_enough(blocks: list[Block], problem: Semialgebraic) -> bool:
         if all(k < opened for k in block.key):  # factor 1, or a product of open guards: positive on the set
             forms += _squares(block)
     names = len(problem.variables)
-    if problem.size:
-        need = [((i,),) for i in range(names - problem.size, names)]
-    else:
-        need = list(problem.keys)
+    need = [((i,),) for i in range(names - problem.size, names)] if problem.size else list(problem.keys)
     if not need:
         return any(f.is_constant() and not f.is_zero() for f in forms) or _no_common_zero(
             [*forms, *problem.equalities], None

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations_with_replacement
 from math import lcm
-from typing import Any
 
 import numpy as np
 from flint import fmpq, fmpq_mat, fmpq_mpoly
@@ -360,7 +359,7 @@ class Program:
     # Faces -----------------------------------------------------------------------------------------------
 
     def reduce(self, values: np.ndarray) -> bool:
-        """Guess rational kernels of the Gram matrices and restrict the bases to their complements. True if any was found.
+        """Guess rational kernels of the Gram matrices and restrict the bases to their complements. True if one was.
 
         A Gram matrix of a polynomial that vanishes at a point z has w(z) in its kernel, so no rounding of it is
         positive semidefinite unless the kernel is exact. The guess costs nothing: what is built on it is exact.
@@ -442,7 +441,7 @@ class Program:
         return v[: self.unknowns]
 
     def _covers(self) -> dict[int, list[tuple[int, fmpq]]]:
-        """Rows with Gram entries of their own: entries (of an unweighted block on monomials) that enter no other row."""
+        """Rows with Gram entries of their own: of an unweighted block on monomials, and in no other row."""
         layout = self.layout
         times = Counter(i for row in layout.entries for i, _ in row)
         own = set()
