@@ -104,7 +104,7 @@ def _barriers(
             most = optimum + slack * max(optimum, 1e-2)
             program.rows.append(({count: -1.0, count + 1: -weight}, -most))
             values = program.solve(deadline.part(0.3))
-            if values is None or program.margin < 1e-9:
+            if values is None or program.margin < -1e-7:
                 continue
             for short in simple_vectors(values[:count], DIGITS):
                 if deadline.over:
@@ -151,7 +151,10 @@ def _program(conditions: list[Condition], count: int, extra: int, weight: float)
     for c in conditions:
         s = c.setting
         total = s.degree(c.forms) + extra
-        linear = {i: p for i, p in enumerate(c.forms) if not p.is_zero()}
+        known = c.forms[:-1] if weight == 0.0 else c.forms
+        linear = {i: p for i, p in enumerate(known) if not p.is_zero()}
+        if not linear:
+            continue  # a function whose mean does not move at all
         program.require(s.one * -c.level, linear, s.blocks(total, 2 if extra else 1), s.free(total))
     program.rows += [({count: 1.0}, 0.0), ({count + 1: 1.0}, 0.0)]
     if weight == 0.0:
