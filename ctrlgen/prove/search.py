@@ -25,6 +25,7 @@ TOUCHING = 1e-7  # relative values below it may be zeros: worth an exact look wh
 NOISE = 1e-12  # and of this size they may be rounding
 SUSPICIOUS = 1e-3  # relative values below it are worth more starts
 FEASIBLE = 1e-8  # constraint violation, relative to the constraint's size over the set
+NEAR = 1e-2  # a descent that ends further out is given up
 FAR = 1e30
 
 
@@ -221,8 +222,10 @@ class _Problem:
         value, slope = self.left.at(z.tolist())
         if not math.isfinite(value):
             return FAR, np.zeros(self.d)
-        by, r2, (m, big) = float(self.divisor(z, grown)), max(float(z @ z), 1e-24), self.powers
-        log_slope = (m / r2 + ((big - m) / (1 + r2) if grown else 0.0)) * z
+        m, big = self.powers if grown else (self.powers[0], self.powers[0])
+        r2 = min(max(float(z @ z), 1e-24), 1e15)
+        by = r2 ** (m / 2) * (1 + r2) ** ((big - m) / 2)
+        log_slope = (m / r2 + (big - m) / (1 + r2)) * z
         return value / by, (np.asarray(slope) - value * log_slope) / by
 
     def _constraints(self) -> list[dict[str, Any]]:
@@ -245,11 +248,11 @@ class _Problem:
         """A local minimum of the relative left-hand side from a start, (d,), and how far it is from the set."""
         from scipy.optimize import minimize
 
-        bounds = None
+        bounds, constraints = None, self._constraints()
         if np.isfinite(self.low).any() or np.isfinite(self.high).any():
             bounds = list(zip(self.low, self.high, strict=True))
-        unit = abs(self.relative(start, grown)[0]) or 1.0
-        unit = unit if unit < FAR else 1.0
+        value, slope = self.relative(start, grown)
+        unit = max(abs(value), float(np.linalg.norm(slope)) * 0.1) if 0 < abs(value) < FAR else 1.0
 
         def scaled(z: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = self.relative(z, grown)
@@ -261,12 +264,21 @@ class _Problem:
                 start,
                 jac=True,
                 bounds=bounds,
-                constraints=self._constraints(),
+                constraints=constraints,
                 method="SLSQP",
-                options={"maxiter": iterations, "ftol": 1e-15},
+                # sharper where a violation can be as thin as the constraint that hides it
+                options={"maxiter": iterations, "ftol": 1e-15 if constraints else 1e-13},
             )
         z = np.clip(solution.x, self.low, self.high) if np.isfinite(solution.x).all() else start
         return z, float(self.infeasibility(z[:, None])[0])
+
+    def into(self, z: np.ndarray) -> np.ndarray:
+        """A point that is slightly off the set, moved onto the constraints that it breaks, (d,)."""
+        for j, value in enumerate(self.guards.at(z.tolist())):
+            z = self._onto(self.guards, j, z[:, None])[:, 0] if value < 0 else z
+        for j in range(self.equalities.size):
+            z = self._onto(self.equalities, j, z[:, None])[:, 0]
+        return np.clip(z, self.low, self.high)
 
     def starts(self, z: np.ndarray, rank: np.ndarray, count: int) -> list[np.ndarray]:
         """`count` points of low rank that are not next to each other."""
@@ -420,31 +432,39 @@ class _Hunt:
                 for i in np.argsort(np.where(broken, key, np.inf))[:2]:
                     if broken[i] and (witness := self._look(z[:, i], nudge=False)) is not None:
                         return witness, float(relative[i])
-        lowest, doubtful = math.inf, []
         halves = [problem.starts(z, k / unit + off, starts // 2) for k, unit in ((relative, typical), (plain, level))]
-        for grown, start in [
-            (g, s) for pair in itertools.zip_longest(*halves) for g, s in zip((True, False), pair, strict=True)
-        ]:
-            if self.deadline.over:
-                break
-            if start is None:
-                continue
-            x, away = problem.descend(start, grown=grown)
-            self.descents += 1
-            value, part = problem.left.at(x.tolist())[0], problem.relative(x, grown)[0] / (typical if grown else level)
-            distance = float(np.abs(x).max())
-            if away > FEASIBLE or not math.isfinite(value) or (problem.excepted and distance < 1e-9):
-                continue
-            self._see(x, value if away == 0 else max(value, 0.0))
-            if value < 0 and part < -NOISE and (witness := self._look(x)) is not None:
-                return witness, part
-            if distance < 1e3 and not (problem.excepted and distance < 0.05 * reach):
-                lowest = min(lowest, part)
-            if value < 0 or (claim.strict and part < TOUCHING):
-                doubtful.append((part, x))
+        pairs = itertools.zip_longest(*halves)
+        queue = [(grown, start) for pair in pairs for grown, start in zip((True, False), pair, strict=True)]
+        queue = [(grown, start) for grown, start in queue if start is not None]
+        lowest, results = math.inf, []
+        for again in range(2):  # all starts, then once more from the best ends: there a thin violation shows
+            for grown, start in queue:
+                if self.deadline.over:
+                    break
+                x, away = problem.descend(start, 60 if again else 40, grown)
+                self.descents += 1
+                value = problem.left.at(x.tolist())[0]
+                part = problem.relative(x, grown)[0] / (typical if grown else level)
+                distance = float(np.abs(x).max())
+                if away > NEAR or not math.isfinite(value) or (problem.excepted and distance < 1e-9):
+                    continue
+                at_exception = problem.excepted and distance < 0.05 * reach
+                results.append((part, x, grown, away, value, at_exception))
+                if away > FEASIBLE:
+                    continue
+                self._see(x, value if away == 0 else max(value, 0.0))
+                if value < 0 and part < -NOISE and (witness := self._look(x)) is not None:
+                    return witness, part
+                if distance < 1e3 and not at_exception:
+                    lowest = min(lowest, part)
+            results.sort(key=lambda r: r[0])
+            constrained = problem.guards.size + problem.equalities.size > 0
+            queue = [(r[2], problem.into(r[1])) for r in results if r[0] < SUSPICIOUS and not r[5]][: 3 * constrained]
         tried: list[np.ndarray] = []
-        for part, x in sorted(doubtful, key=lambda pair: pair[0]):
-            if len(tried) < 6 and not any(np.abs(x - t).max() <= 1e-6 * (1 + np.abs(t).max()) for t in tried):
+        for part, x, _, away, value, at_exception in results:
+            touching = value < 0 or (claim.strict and part < TOUCHING and not at_exception)
+            known = any(np.abs(x - t).max() <= 1e-6 * (1 + np.abs(t).max()) for t in tried)
+            if away <= FEASIBLE and touching and not known and len(tried) < 6:
                 tried.append(x)
                 if (witness := self._look(x)) is not None:
                     return witness, part
