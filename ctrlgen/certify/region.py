@@ -100,18 +100,21 @@ def region_of_attraction(
     if domain is not None:
         check_domain("domain", domain, lyapunov.states)
         lyapunov._check_inside(domain)
+        if len(domain.pieces(lyapunov.states)) != 1:
+            raise ValueError(f"domain must be one set, not a union, for a region of attraction; got {domain!r}.")
     step = lyapunov.field - lyapunov.field.after(field) if discrete else -lyapunov.field.lie(field)
     if step.expr is None or lyapunov.field.expr is None:
         raise ValueError(f"V and f must have formulas here: {step.why_no_formula or lyapunov.field.why_no_formula}.")
     fall = sp.expand(step.expr) if step.expr.is_polynomial(*lyapunov.states) else step.expr
-    found = _Search(lyapunov, fall, domain, method, deadline, discrete).run()
+    found = _Search(lyapunov, field, fall, domain, method, deadline, discrete).run()
     return replace(found, lyapunov=lyapunov, f=field)
 
 
 class _Search:
     """One computation of a region of attraction; `fall` is -V̇ (or V - V∘f)."""
 
-    def __init__(self, lyapunov, fall, domain, method, deadline, discrete):
+    def __init__(self, lyapunov, field, fall, domain, method, deadline, discrete):
+        self.map = dict(zip(lyapunov.states, field.formulas(), strict=True)) if discrete else None
         self.states, self.star, self.field = lyapunov.states, lyapunov.equilibrium, lyapunov.field
         self.value = lyapunov.field.formula()
         self.fall, self.domain, self.method, self.deadline = fall, domain, method, deadline
@@ -128,7 +131,8 @@ class _Search:
         refuted, witness = (None, None) if point is None else self.refute(point)
         limits = [v for v in (edge, refuted if refuted is not None else None) if v is not None]
         text = f"{{V < ρ}} is in the region of attraction of {_show(self.star)}"
-        bounded = [] if self.domain is not None else self.bounded()
+        enclosed = self.domain is not None and all(None not in side for side in self.domain.box(self.states))
+        bounded = [] if enclosed else self.bounded()
         if bounded and bounded[-1].outcome.status is not Status.PROVED:
             return combine(text, bounded, kind=Region, deadline=self.deadline, refuted_at=refuted)
         if not limits:
@@ -248,12 +252,31 @@ class _Search:
                     )
         return out
 
+    def stays(self, level: sp.Rational) -> list[Claim]:
+        """In discrete time a step may jump over the boundary: the image of {V < level} is in the domain."""
+        if self.map is None or self.domain is None:
+            return []
+        piece = self.domain.pieces(self.states)[0]
+        return [
+            Claim(
+                text=f"f(x) is in the domain where V < {level}: {guard} ≥ 0 there",
+                states=self.states,
+                matrix=sp.Matrix([[guard.xreplace(self.map)]]),
+                strict=False,
+                guards=piece.guards,
+                open_guards=(level - self.value,),
+                box=piece.box,
+            )
+            for guard in piece.guards
+        ]
+
     def inside(self, level: sp.Rational, steps: list[Step]) -> tuple[sp.Rational | None, list[Step]]:
         """The proof that {V < level} does not reach the boundary of the domain; for a smaller level if need be."""
         for value in candidates(float(level)):
             if value > level:
                 continue
-            found = settle(self.faces(value), self.method if self.method != "search" else "auto", self.deadline)
+            every = [*self.faces(value), *self.stays(value)]
+            found = settle(every, self.method if self.method != "search" else "auto", self.deadline)
             if all(s.outcome.status is Status.PROVED for s in found):
                 return value, [*steps, *found]
             if self.deadline.over:

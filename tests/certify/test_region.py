@@ -89,3 +89,25 @@ def test_bad_input():
         cg.region_of_attraction(["-x"], "x**2 + 1", ["x"])
     with pytest.raises(ValueError, match="must have formulas here.*sort"):
         cg.region_of_attraction(lambda x: -jnp.sort(x), "x**2", ["x"])
+    with pytest.raises(ValueError, match="one set, not a union"):
+        cg.region_of_attraction(["-x"], "x**2", ["x"], cg.Box([-1], [1]) | cg.Box([2], [3]))
+
+
+def test_a_map_must_not_jump_out_of_the_domain():
+    # V(f(x)) < V(x) on the whole box, and V ≥ 1/2 on its edge, but from x = 0.7 the map jumps to x = 2, where V is small
+    V = "x**2*(x - 2)**2"
+    f = ["x/2 + 4*x**2*(1 - x)*Max(0, x - 1/2)"]
+    inside = cg.region_of_attraction(f, V, ["x"], cg.Box([-1], [1]), time="discrete", timeout=10)
+    assert inside.status is not Status.PROVED or inside.level <= float(0.7**2 * 1.3**2)
+    tame = cg.region_of_attraction(["x/2"], "x**2", ["x"], cg.Box([-1], [1]), time="discrete", timeout=10)
+    assert tame.status is Status.PROVED
+    assert tame.level == pytest.approx(1, rel=1e-3)
+    assert any("f(x) is in the domain" in step.claim.text for step in tame.steps)
+
+
+def test_an_unbounded_domain_does_not_stand_in_for_bounded_level_sets():
+    # V < 1 all along y = 0, and V ≥ 1 on the edge of the strip |y| ≤ 1: nothing bounds the set
+    verdict = cg.region_of_attraction(
+        ["-x", "-y"], "x**2/(1 + x**2) + y**2", ["x", "y"], cg.Box([-np.inf, -1], [np.inf, 1]), timeout=8
+    )
+    assert verdict.status is not Status.PROVED
