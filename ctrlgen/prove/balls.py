@@ -307,8 +307,6 @@ class Compiled:
             first = [[sp.diff(e, n) for n in self.names] for e in self._exprs]
             if order == 1:
                 return Compiled([g for row in first for g in row], self.names, fixed)
-            if any(e.has(sp.Min, sp.Max) for e in self._exprs):
-                return None
             second = [
                 sp.diff(row[i], self.names[j]) for row in first for i in range(len(row)) for j in range(i, len(row))
             ]

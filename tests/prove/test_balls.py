@@ -144,6 +144,13 @@ def test_a_formula_undefined_somewhere_in_the_box_has_no_value(expr):
         Compiled([expr], STATES).wide(ball(-1, 2), arb(0))
 
 
+def test_atan2_is_undefined_on_its_cut():
+    code = Compiled([sp.atan2(Y, X)], STATES)
+    with pytest.raises(Undefined):
+        code.wide(ball(-1, 2), ball(-1, 1))
+    assert code.wide(ball(1, 2), ball(-1, 1))[0].contains(0)
+
+
 def test_root_of_a_nonnegative_formula_is_defined_at_its_zero():
     (value,) = Compiled([sp.sqrt(X**2 + Y**2)], STATES).wide(ball(-3, 3), ball(-4, 4))
     assert abs(float(value.upper()) - 5) < 1e-6
@@ -203,6 +210,8 @@ def test_definiteness_of_all_matrices_in_the_enclosure():
 
     assert positive_definite(matrix(0.05))
     assert not positive_definite(matrix(0.5))  # (2, 1.5; 1.5, 1) has determinant -1/4
+    assert not positive_definite([[arb(1), arb(0, 1.5)], [arb(0, 1.5), arb(1)]])
+    assert positive_definite([[arb(100), arb(9)], [arb(9), arb(1)]], weak=True)
     singular = [[arb(1), arb(1)], [arb(1), arb(1)]]
     assert not positive_definite(singular)
     assert not positive_definite([[arb(float("nan"))]])

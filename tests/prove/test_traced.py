@@ -9,6 +9,7 @@ from flint import arb
 
 import ctrlgen
 from ctrlgen.prove import interval
+from ctrlgen.prove.balls import Undefined
 from ctrlgen.prove.claim import Claim, Deadline, Status
 from ctrlgen.prove.traced import Traced
 
@@ -89,6 +90,21 @@ def test_false_claims_whose_automatic_gradient_says_nothing(function):
     assert decide(function, dim=1).status is not Status.PROVED
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: jnp.where(x[0] > 1 / 3, 1.0, -1.0) + x[0],
+        lambda x: jnp.sign(x[0] - 1 / 3),
+        lambda x: jnp.arctan2(x[0] - 1 / 3, x[0] - 2.0),
+    ],
+    ids=["where", "sign", "atan2"],
+)
+def test_there_are_slopes_only_where_no_jump_is_possible(function):
+    traced = Traced(function, 1)
+    assert traced.slopes([ball(0, 1)]) is None
+    assert traced.slopes([ball(0.5, 1)]) is not None
+
+
 def test_a_rule_of_the_users_own_is_not_used():
     (slope,) = Traced(lambda x: lying(x[0]), 1).slopes([ball(1, 2)])
     assert slope.contains(2)
@@ -105,11 +121,15 @@ def test_zero_at_the_equilibrium_is_not_shown_but_an_excluded_ball_is_enough():
     open_hole = decide(square, origin=True)
     assert open_hole.status is Status.UNDECIDED
     assert "cannot be shown" in open_hole.reason
+    useless = decide(square, origin=True, guards=(X + Y + 3,))
+    assert useless.status is Status.UNDECIDED
     outside = decide(square, origin=True, guards=(X**2 + Y**2 - sp.Rational(1, 16),))
     assert outside.status is Status.PROVED, outside.reason
 
 
 def test_a_pole_and_a_loop():
+    with pytest.raises(Undefined):
+        Traced(lambda x: 1.0 / x[0], 1).wide([ball(-1, 2)])
     assert decide(lambda x: 1.0 / x[0] ** 2, dim=1).status is Status.UNDECIDED
     outcome = decide(lambda x: jax.lax.fori_loop(0, 3, lambda i, s: s + x[0] ** 2, 1.0), dim=1)
     assert outcome.status is Status.PROVED, outcome.reason
