@@ -119,11 +119,12 @@ class BarrierFunction:
         stepwise = check_time(time, f)
         slope = check_gain(self.gain if gain is None else gain, stepwise)
         start, bad = check_sets(self.states, initial=initial, unsafe=unsafe, domain=domain)
-        first = self._separation(start, bad)
-        common = overlap(start, bad, first, self.states)
-        if common is not None:
-            return combine(self._meaning(), [common])
-        return self.settled(f, (start, bad, domain), slope, stepwise, method, deadline)
+        verdict = self.settled(f, (start, bad, domain), slope, stepwise, method, deadline)
+        if verdict.status is not Status.PROVED:
+            common = overlap(start, bad, self._separation(start, bad), self.states)
+            if common is not None:
+                return combine(self._meaning(), [common], deadline=deadline)
+        return verdict
 
     def _meaning(self) -> str:
         return f"h = {shown(self.field)} keeps trajectories from initial out of unsafe"
@@ -157,7 +158,7 @@ class BarrierFunction:
         assumptions = ["time is discrete" if stepwise else "a trajectory is followed while its solution exists"]
         if domain is not None:
             assumptions.append("a trajectory is followed only while it stays in the domain")
-        return combine(self._meaning(), settle(every, method, deadline), assumptions=assumptions)
+        return combine(self._meaning(), settle(every, method, deadline), assumptions=assumptions, deadline=deadline)
 
     # Control barrier functions -------------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class BarrierFunction:
             assumptions.append("a trajectory is followed only while it stays in the domain")
         if all(s == 0 for s in slopes):
             assumptions.append("L_g h = 0: no input acts on ḣ (see relative_degree, high_order)")
-        return combine(text, settle(every, method, deadline), assumptions=assumptions)
+        return combine(text, settle(every, method, deadline), assumptions=assumptions, deadline=deadline)
 
     def relative_degree(self, f: Any, g: Any) -> int:
         """The number r of derivatives of h until an input appears: L_g L_f^k h ≡ 0 for k < r - 1, not for k = r - 1.
@@ -255,7 +256,7 @@ class BarrierFunction:
                 f"gains must be {r - 1} functions, for h has relative degree {r}; got {len(given)}. "
                 "One number serves all."
             )
-        chain = [self]
+        chain: list[BarrierFunction] = [self]
         for k, gain in enumerate(given):
             alpha, last = class_k(f"gains[{k}]" if several else "gains", gain), chain[-1].field
             chain.append(BarrierFunction(simplified(last.lie(f).formula() + alpha(last.formula())), self.states))
@@ -323,7 +324,7 @@ def overlap(initial: Domain, unsafe: Domain, every: Sequence[Claim], states: tup
     return None
 
 
-def class_k(name: str, gain: Any) -> Callable[[sp.Expr], sp.Expr]:
+def class_k(name: str, gain: Any) -> Callable[[sp.Expr], Any]:
     """α as a function of a formula, from a number, a callable, or a formula of one symbol.
 
     Raises:

@@ -13,7 +13,7 @@ for facial reduction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,9 @@ from ctrlgen.certify.unknown import (
     Coordinates,
     Ideal,
     Setting,
+    Zeros,
     compatible,
+    equilibria,
     kernel,
     simple_vectors,
     too_large,
@@ -39,10 +41,11 @@ from ctrlgen.field import VectorField, symbols
 from ctrlgen.prove.claim import Deadline, Status
 from ctrlgen.prove.decide import check_method, check_timeout
 from ctrlgen.prove.polynomial import NotPolynomialError, fmpq_of
-from ctrlgen.prove.program import Program, monomials
+from ctrlgen.prove.program import Program, monomials, to_float
 
 GAINS = (0, -1, sp.Rational(-1, 4), -4)  # tried in turn where none is asked for
 INTERIOR = 1e-7  # margins above this survive rounding
+TRIAL = 0.1  # part of the time that is left which the proof of one candidate may take
 HOPELESS = -1e-5  # margins below this are infeasible, whatever the rounding
 
 
@@ -106,11 +109,6 @@ def find_barrier(
     f = VectorField(f, states)
     stepwise = check_time(time, f)
     start, bad = check_sets(states, initial=initial, unsafe=unsafe, domain=domain)
-    point = common_point(start, bad, states)
-    if point is not None:
-        raise ValueError(
-            f"initial and unsafe must not meet; {tuple(map(str, point))} lies in both, so no barrier separates them."
-        )
     if diffusion is not None or horizon is not None:
         if diffusion is None or horizon is None or stepwise:
             raise ValueError(
@@ -123,14 +121,24 @@ def find_barrier(
     rates = [check_gain(g, stepwise) for g in (GAINS if gain is None else (gain,))]
     found, words = _search(f, int(degree), (start, bad, domain), rates, stepwise, method, deadline)
     if found is not None:
-        return replace(found, seconds=timeout - deadline.left())
+        return replace(found, seconds=deadline.spent)
+    check_apart(start, bad, states)
     return FoundBarrier(
         claim=f"a polynomial h of degree {degree} keeps trajectories from initial out of unsafe",
         status=Status.UNDECIDED,
         method="exact",
         reason=f"no barrier was found; {words}",
-        seconds=timeout - deadline.left(),
+        seconds=deadline.spent,
     )
+
+
+def check_apart(initial: Domain, unsafe: Domain, states: tuple[sp.Symbol, ...]) -> None:
+    """ValueError if a point is found that is both initial and unsafe; asked only where no barrier was found."""
+    point = common_point(initial, unsafe, states)
+    if point is not None:
+        raise ValueError(
+            f"initial and unsafe must not meet; {tuple(map(str, point))} lies in both, so no barrier separates them."
+        )
 
 
 # The search ------------------------------------------------------------------------------------------------------
@@ -155,7 +163,9 @@ def _search(
         outer += [Condition(s, [-p for p in s.powers(exponents)], 1) for s in here.settings([], bad)]
     except (NotPolynomialError, TypeError) as error:
         return None, f"not polynomial: {error}"
-    looks, words = _Looks(f, regions, stepwise), []
+    engine = "exact" if method == "auto" else method
+    faces = [] if stepwise else _faces(f, [s for s, _, _ in flow], here, domain)
+    looks, words = _Looks(f, regions, stepwise, here, exponents), []
     for extra in (0, 2):
         for rate in rates:
             share = deadline.part(0.5)
@@ -166,17 +176,15 @@ def _search(
             inner = [
                 Condition(s, [a + b * number for a, b in zip(change, kept, strict=True)]) for s, change, kept in flow
             ]
-            for face, values in _candidates(inner, outer, extra, rate == 0 and not stepwise, f.dim, share):
+            for face, values in _candidates(inner, outer, extra, faces if rate == 0 else (), share):
                 if not isinstance(values, list):
                     words.append(f"{name}: {face}")
                     continue
-                h = BarrierFunction(here.formula(values, exponents), f.states)
-                if not looks.good(h, rate):
+                if not looks.good(values, float(rate)):
                     continue
+                h = BarrierFunction(here.formula(values, exponents), f.states)
                 h.gain = rate
-                verdict = h.settled(
-                    f, regions, rate, stepwise, "exact" if method == "auto" else method, share.part(0.5)
-                )
+                verdict = h.settled(f, regions, rate, stepwise, engine, share.part(TRIAL, 1.0))
                 if verdict.status is Status.PROVED:
                     kept = {k: getattr(verdict, k) for k in Verdict.__dataclass_fields__}
                     return FoundBarrier(**kept, found=h, gain=rate), ""
@@ -191,26 +199,73 @@ def _search(
 class _Looks:
     """Points at which a candidate is looked at before a proof is tried."""
 
-    def __init__(self, f: VectorField, regions: tuple[Domain, Domain, Domain | None], stepwise: bool):
+    def __init__(
+        self,
+        f: VectorField,
+        regions: tuple[Domain, Domain, Domain | None],
+        stepwise: bool,
+        here: Coordinates,
+        exponents: Sequence[tuple[int, ...]],
+    ):
         rng = np.random.default_rng(0)
-        start, bad, domain = regions
-        self.f, self.stepwise, self.points = f, stepwise, []
-        for part in (start, bad, domain):
+        points = []
+        for part in regions:
             try:
-                self.points.append(
-                    rng.normal(size=(300, f.dim)) * 3 if part is None else part.sample(rng, 300, f.states)
-                )
+                points.append(3 * rng.normal(size=(300, f.dim)) if part is None else part.sample(rng, 300, f.states))
             except ValueError:
-                self.points.append(np.empty((0, f.dim)))
-
-    def good(self, h: BarrierFunction, rate: sp.Expr) -> bool:
-        """Is nothing wrong at any of them?"""
-        change = h.field.after(self.f) - h.field if self.stepwise else h.field.lie(self.f)
-        values = sp.lambdify([h.states], [h.expr, change.formula() + rate * h.expr], "numpy", cse=True)
+                points.append(np.empty((0, f.dim)))
+        powers = np.array(exponents)
+        centre, width = (np.array([float(v) for v in side]) for side in zip(*here.shifts, strict=True))
+        self.start, self.bad, self.inside = (_powers((p - centre) / width, powers) for p in points)
+        x = points[2]
+        speed = sp.lambdify([f.states], list(f.formulas()), ["scipy", "numpy"])
         with np.errstate(all="ignore"):
-            (a, _), (b, _), (c, d) = (values(x.T) for x in self.points)
-        small = 1e-9 * (np.abs(c).max(initial=0.0) + np.abs(d).max(initial=0.0))
-        return not (np.any(a < 0) or np.any(b >= 0) or np.any(d < -small))
+            moved = np.stack([np.broadcast_to(v, len(x)) for v in speed(x.T)], axis=1)
+        z = (x - centre) / width
+        if stepwise:
+            self.change = _powers((moved - centre) / width, powers) - self.inside
+        else:
+            self.change = np.zeros_like(self.inside)
+            for i in range(f.dim):
+                lower = np.maximum(powers - np.eye(f.dim, dtype=int)[i], 0)
+                self.change += powers[:, i] * _powers(z, lower) * (moved[:, i] / width[i])[:, None]
+
+    def good(self, values: Sequence[fmpq], rate: float) -> bool:
+        """Is nothing wrong at any of them?"""
+        v = np.array([to_float(c) for c in values])
+        terms = np.abs(self.change) @ np.abs(v)
+        slack = self.change @ v + rate * (self.inside @ v)
+        return bool((self.start @ v >= 0).all() and (self.bad @ v < 0).all() and not (slack < -1e-9 * terms).any())
+
+
+def _powers(z: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """zᵐ at n points (n, d), for k exponents (k, d): (n, k)."""
+    return np.prod(z[:, None, :] ** exponents[None], axis=2)
+
+
+@dataclass(frozen=True)
+class Face:
+    """Where the squares of ḣ have to vanish; asked for only when the whole program has no interior."""
+
+    name: str
+    vanishing: Callable[[], list[Any]]
+
+
+def _faces(f: VectorField, settings: Sequence[Setting], here: Coordinates, domain: Domain | None) -> list[Face]:
+    d = f.dim
+
+    def points() -> list[Any]:
+        centre, width = (np.array([float(v) for v in side]) for side in zip(*here.shifts, strict=True))
+        found = (equilibria(f.formulas(), f.states, domain) - centre) / width
+        return [Zeros(found, s.context) for s in settings]
+
+    def ideals() -> list[Any]:
+        return [Ideal([*s.forms[:d], *s.equalities], s.context) for s in settings]
+
+    out = [Face("where f = 0", ideals)]
+    if all(s.dim == d for s in settings):
+        out.append(Face("of the equilibria in the domain", points))
+    return out
 
 
 def _flow(
@@ -233,24 +288,25 @@ def _flow(
 
 
 def _candidates(
-    inner: list[Condition], outer: list[Condition], extra: int, flat: bool, d: int, deadline: Deadline
+    inner: list[Condition], outer: list[Condition], extra: int, faces: Sequence[Face], deadline: Deadline
 ) -> Iterator[tuple[str, list[fmpq] | None]]:
     """Rational coefficients that are worth verifying: (name, values); values None and a reason where there are none."""
     count = len(outer[0].forms)
-    for face in (False, True) if flat else (False,):
-        name = " on the face where f = 0" if face else ""
-        rings = [c.setting for c in inner] if face else []
-        ideals = [Ideal([*r.forms[:d], *r.equalities], r.context) for r in rings]
+    for face in (None, *faces):
+        name = f" on the face {face.name}" if face else ""
+        ideals = face.vanishing() if face else []
         program, subspace = _program(inner, outer, count, extra, ideals)
         if program is None or too_large(program):
             yield f"only h = 0{name}" if program is None else "too large", None
-            return
+            continue
         values = program.solve(deadline)
         if values is None or program.margin < HOPELESS:
             told = "" if values is None else f" by {-program.margin:.1e}"
             yield f"infeasible{told}{name} ({program.status})", None
-            return  # the face holds no more than the whole
-        if flat and not face and program.margin < INTERIOR:
+            if face is None:
+                return  # a face holds no more than the whole
+            continue
+        if faces and not face and program.margin < INTERIOR:
             continue
         for short in simple_vectors(values[: program.unknowns]):
             yield name, _combination(subspace, short)
@@ -268,7 +324,7 @@ def _combination(basis: list[list[fmpq]], values: Sequence[fmpq]) -> list[fmpq]:
 
 
 def _program(
-    inner: list[Condition], outer: list[Condition], count: int, extra: int, ideals: Sequence[Ideal] | None
+    inner: list[Condition], outer: list[Condition], count: int, extra: int, ideals: Sequence[Any] | None
 ) -> tuple[Program | None, list[list[fmpq]]]:
     """The program for the coefficients, in a subspace of them: (program, basis of the subspace)."""
     subspace = [[fmpq(int(i == k)) for i in range(count)] for k in range(count)]
@@ -289,7 +345,7 @@ def _program(
         zero = c.setting.one * 0
         linear: dict[int, fmpq_mpoly] = {}
         for j, v in enumerate(subspace):
-            poly = sum((form * q for form, q in zip(c.forms, v, strict=True) if q != 0), zero)
+            poly: Any = sum((form * q for form, q in zip(c.forms, v, strict=True) if q != 0), zero)
             if not poly.is_zero():
                 linear[j] = poly
         program.require(c.setting.one * -c.level, linear, blocks, free)

@@ -9,6 +9,7 @@ from typing import Any
 import sympy as sp
 from flint import fmpq, fmpq_mpoly
 
+from ctrlgen.certify.find_barrier import check_apart
 from ctrlgen.certify.stochastic import ProbabilityBound, StochasticBarrier, check_horizon
 from ctrlgen.certify.unknown import Condition, Coordinates, Setting, simple_vectors, too_large
 from ctrlgen.domain import Domain
@@ -32,7 +33,7 @@ def find_stochastic(
     deadline: Deadline,
 ) -> ProbabilityBound:
     """What `find_barrier` does with a diffusion; its arguments are checked, but for the horizon and the diffusion."""
-    total, span = deadline.left(), check_horizon(horizon)
+    span = check_horizon(horizon)
     noise, _, why = diffusion_matrix(diffusion, f.states)
     words: list[str] = []
     best: ProbabilityBound | None = None
@@ -49,13 +50,14 @@ def find_stochastic(
             if deadline.over:
                 break
     if best is not None:
-        return replace(best, seconds=total - deadline.left())
+        return replace(best, seconds=deadline.spent)
+    check_apart(regions[0], regions[1], f.states)
     return ProbabilityBound(
         claim=f"a polynomial B of degree {degree} bounds the probability of reaching unsafe",
         status=Status.UNDECIDED,
         method="exact",
         reason="no barrier was found; " + ("; ".join(dict.fromkeys(words)) or "time-out"),
-        seconds=total - deadline.left(),
+        seconds=deadline.spent,
     )
 
 

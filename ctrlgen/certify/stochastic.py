@@ -135,7 +135,11 @@ class StochasticBarrier:
         """`verify` on arguments that are checked: growth is 𝓛B, regions are (initial, unsafe, domain)."""
         start, bad, domain = regions
         where = "everywhere" if domain is None else "on the domain"
-        shape: dict[str, Any] = {"kind": ProbabilityBound, "assumptions": _assumptions(domain)}
+        shape: dict[str, Any] = {
+            "kind": ProbabilityBound,
+            "assumptions": _assumptions(domain),
+            "deadline": deadline,
+        }
         text = f"B = {shown(self.field)} bounds the probability of reaching unsafe " + (
             "at any time" if span is sp.oo else f"within {span}"
         )
@@ -157,7 +161,7 @@ class StochasticBarrier:
         c = None if fall is None else max(-fall, sp.S.Zero)
         if gamma is None or c is None:
             return combine(text, steps, **shape)
-        numbers = {"gamma": upward(gamma), "level": -upward(-low), "c": upward(c)}
+        numbers: dict[str, Any] = {"gamma": upward(gamma), "level": -upward(-low), "c": upward(c)}
         if c > 0 and span is sp.oo:
             words = f"𝓛B ≤ 0 was not proved (only 𝓛B ≤ {float(c):.3g}), and without it there is no bound for all time"
             return combine(text, [*steps, _open(self.states, words, [])], **shape, **numbers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -17,7 +18,7 @@ from flint import fmpq, fmpq_mat, fmpq_mpoly, fmpq_mpoly_ctx
 from ctrlgen.domain import Domain
 from ctrlgen.prove.claim import Claim
 from ctrlgen.prove.polynomial import ring, translate
-from ctrlgen.prove.program import Block, Program, monomials
+from ctrlgen.prove.program import Block, Program, monomials, rational_rows
 
 LARGEST_BASIS = 60
 MOST_PRODUCTS = 5  # products of guards are used for so many guards at most
@@ -51,7 +52,7 @@ class Setting:
         high = max(p.total_degree() for p in [*forms, self.one, *self.guards, *self.equalities])
         return high + high % 2
 
-    def blocks(self, total: int, products: int, ideal: Ideal | None = None) -> list[Block]:
+    def blocks(self, total: int, products: int, ideal: Ideal | Zeros | None = None) -> list[Block]:
         """One sum of squares a product of at most `products` guards, of degree `total`, squares in the ideal."""
         out = []
         for count in range(products + 1 if len(self.guards) <= MOST_PRODUCTS else 2):
@@ -140,7 +141,12 @@ class Coordinates:
         formulas: Sequence[sp.Expr] = (),
     ) -> Coordinates:
         """From the box of the domain, or else of the other sets; coordinates of size one stay, and angles do."""
-        odd = [a for e in formulas for a in e.atoms(sp.Function, sp.Pow) if not (a.is_Pow and a.exp.is_Integer)]
+        odd = [
+            a
+            for e in formulas
+            for a in e.atoms(sp.Function, sp.Pow)
+            if not (isinstance(a, sp.Pow) and a.exp.is_Integer)
+        ]
         fixed = set().union(*(a.free_symbols for a in odd))
         shifts = []
         pieces = [p for d in ([domain] if domain is not None else others) for p in d.pieces(states)]
@@ -161,7 +167,7 @@ class Coordinates:
             tuple(shifts),
         )
 
-    def into(self, expr: sp.Expr) -> sp.Expr:
+    def into(self, expr: sp.Expr) -> Any:
         """A formula of x as one of z."""
         return expr.xreplace(self.change) if self.change else expr
 
@@ -230,6 +236,65 @@ class Ideal:
             self.context.from_dict({m: q for m, q in zip(exponents, v, strict=True) if q != 0})
             for v in kernel(matrix, len(exponents))
         ]
+
+
+class Zeros:
+    """The polynomials of bounded degree that vanish at given points, which are recognised where they are algebraic.
+
+    Args:
+        points: (k, d) floats. Conjugate points have to come together: the recognised conditions are rational.
+        context: the ring, of d variables.
+    """
+
+    def __init__(self, points: np.ndarray, context: fmpq_mpoly_ctx):
+        self.points, self.context = points, context
+
+    def up_to(self, degree: int) -> list[fmpq_mpoly]:
+        """A basis of those of at most this degree; none where the points are not recognised. It is a guess."""
+        exponents = monomials(self.points.shape[1], 0, degree) if degree >= 0 else []
+        if not exponents or not len(self.points):
+            return []
+        values = np.prod(self.points[:, None, :] ** np.array(exponents)[None], axis=2)
+        _, sizes, rows = np.linalg.svd(values / np.linalg.norm(values, axis=1, keepdims=True), full_matrices=False)
+        known = rational_rows(rows[sizes > 1e-7 * sizes[0]])
+        if known is None:
+            return []
+        return [
+            self.context.from_dict({m: q for m, q in zip(exponents, v, strict=True) if q != 0})
+            for v in kernel(known, len(exponents))
+        ]
+
+
+def equilibria(
+    f: Sequence[sp.Expr], states: tuple[sp.Symbol, ...], domain: Domain | None, tries: int = 40
+) -> np.ndarray:
+    """Zeros of f in the domain (within 1e-6), (k, d), in floating point: those that Newton's method found."""
+    from scipy.optimize import root
+
+    rng = np.random.default_rng(0)
+    try:
+        starts = 2 * rng.normal(size=(tries, len(states))) if domain is None else domain.sample(rng, tries, states)
+    except ValueError:
+        return np.empty((0, len(states)))
+    speed = sp.lambdify([states], list(f), ["scipy", "numpy"])
+    slope = sp.lambdify([states], [[sp.diff(e, s) for s in states] for e in f], ["scipy", "numpy"])
+    found: list[np.ndarray] = []
+    for start in starts:
+        with np.errstate(all="ignore"):
+            answer = root(
+                lambda x: np.array(speed(x), float), start, jac=lambda x: np.array(slope(x), float), tol=1e-12
+            )
+        x = np.where(np.abs(answer.x) < 1e-11, 0.0, answer.x)
+        close = [p for p in found if np.abs(p - x).max() < 1e-6 * (1 + np.abs(x).max())]
+        if answer.success and np.isfinite(x).all() and not close:
+            found.append(x)
+    points = np.array(found).reshape(-1, len(states))
+    if domain is None or not len(points):
+        return points
+    near = [
+        points + 1e-6 * (1 + np.abs(points)) * e for e in (0, *np.vstack([np.eye(len(states)), -np.eye(len(states))]))
+    ]
+    return points[np.any([domain.contains(p, states) for p in near], axis=0)]
 
 
 def kernel(rows: list[list[fmpq]], n: int) -> list[list[fmpq]]:

@@ -370,7 +370,7 @@ class Program:
             eigenvalues, vectors = np.linalg.eigh(gram)
             kernel = None
             for nullity in _nullities(eigenvalues):
-                kernel = _rational_rows(vectors[:, :nullity].T)
+                kernel = rational_rows(vectors[:, :nullity].T)
                 if kernel is not None:
                     break
             if kernel is None:
@@ -561,7 +561,7 @@ def _nullities(eigenvalues: np.ndarray) -> list[int]:
     return sorted(good, key=lambda k: -jumps[k - 1])[:3]
 
 
-def _rational_rows(rows: np.ndarray) -> list[list[fmpq]] | None:
+def rational_rows(rows: np.ndarray) -> list[list[fmpq]] | None:
     """The row space with rational entries, by reduced row echelon form; None if they are not near simple rationals."""
     a = rows.copy()
     lead = []

@@ -1,5 +1,6 @@
 """Synthesis of barriers: published cases, the conditions checked again by hand and by simulation, what is refused."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
@@ -7,7 +8,17 @@ from flint import fmpq
 from scipy.integrate import solve_ivp
 
 from ctrlgen.certify.find_barrier import find_barrier
-from ctrlgen.certify.unknown import Condition, Coordinates, Ideal, compatible, kernel, setting, simple_vectors
+from ctrlgen.certify.unknown import (
+    Condition,
+    Coordinates,
+    Ideal,
+    Zeros,
+    compatible,
+    equilibria,
+    kernel,
+    setting,
+    simple_vectors,
+)
 from ctrlgen.domain import Ball, Box, Sublevel
 from ctrlgen.prove.claim import Status
 from ctrlgen.prove.polynomial import ring
@@ -140,14 +151,19 @@ def test_six_states():
     assert verdict.status is Status.PROVED, verdict
 
 
+def test_only_the_equilibria_in_the_domain_count():
+    """(±√3, 0) lie outside this box, where no condition ∇h = 0 is needed; (0, 0) lies inside."""
+    sets = (Ball([0.5, 0], 0.3), Ball([-1, -1], 0.3), Box([-1.5, -1.5], [1.5, 1.5]))
+    verdict = find_barrier(PENDULUM, XY, 4, *sets)
+    assert verdict.status is Status.PROVED, verdict
+    check(verdict, PENDULUM, *sets)
+
+
 def test_without_a_formula_it_is_undecided():
-    import jax
-
-    def table(z):
-        return jax.lax.fori_loop(0, 3, lambda k, v: v * 0.5, -z)
-
-    verdict = find_barrier(table, X, 2, Box([-0.5], [0.5]), Box([2], [3]))
-    assert verdict.found is None or verdict.status is Status.PROVED
+    verdict = find_barrier(lambda z: -jnp.sort(z), XY, 2, Ball([0, 0], 0.5), Box([2, 2], [3, 3]))
+    assert verdict.status is Status.UNDECIDED
+    assert verdict.found is None
+    assert "no formula" in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -222,6 +238,22 @@ def test_ideal_of_the_equilibria():
         at = [sum(c * a ** m[0] * b ** m[1] for c, m in terms) for a, b in ((0, 0), (root, 0), (-root, 0))]
         np.testing.assert_allclose(at, 0, atol=1e-12)
     assert Ideal([t, s**3 / 3 - s], context).up_to(-1) == []
+
+
+def test_equilibria_and_what_vanishes_there():
+    everywhere = equilibria(PENDULUM, (x, y), None)
+    np.testing.assert_allclose(sorted(everywhere[:, 0]), [-np.sqrt(3), 0, np.sqrt(3)], atol=1e-9)
+    np.testing.assert_allclose(everywhere[:, 1], 0, atol=1e-9)
+    inside = equilibria(PENDULUM, (x, y), Box([-1, -1], [1, 1]))
+    np.testing.assert_allclose(inside, [[0, 0]], atol=1e-9)
+    touching = equilibria([x - 1, y], (x, y), Box([-1, -1], [1, 1]))
+    np.testing.assert_allclose(touching, [[1, 0]], atol=1e-9)
+    context = ring(2)
+    s, t = context.gens()
+    assert len(Zeros(everywhere, context).up_to(3)) == 7
+    assert len(Zeros(inside, context).up_to(3)) == 9
+    assert Zeros(touching, context).up_to(0) == []
+    assert {str(p) for p in Zeros(np.array([[0.0, 0.0]]), context).up_to(1)} == {str(s), str(t)}
 
 
 def test_compatible_coefficients():
