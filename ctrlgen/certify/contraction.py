@@ -150,7 +150,7 @@ class ContractionMetric:
         steps = self._definite(domain, method, deadline.part(0.4))
         steps += self._settle(self._defined(f, domain), method, deadline.part(0.4))
         known = all(s.outcome.status is Status.PROVED for s in steps)
-        last = self._settle(self._contracting(f, wanted, domain), method, deadline)
+        last = self._settle(self._contracting(f, wanted, domain, method), method, deadline)
         refuted = known and any(s.outcome.status is Status.REFUTED for s in last)
         return self._verdict([*steps, *last], wanted, domain, start, refuted_at=float(wanted) if refuted else None)
 
@@ -224,7 +224,7 @@ class ContractionMetric:
 
     # ---------------------------------------------------------------------------------------------------------
 
-    def promising(self, rate: sp.Rational, domain: Domain | None) -> ContractionMetric:
+    def promising(self, rate: Any, domain: Domain | None) -> ContractionMetric:
         """The same metric, which carries a rate that was proved of it."""
         out = ContractionMetric(self.matrix, self.states)
         out._promise = (rate, domain)
@@ -295,7 +295,10 @@ class ContractionMetric:
         """M ≻ 0, uniformly where the set is unbounded."""
         name = f"M {'≻' if self.dim > 1 else '>'} 0"
         if self.constant:
-            return self._settle(claims(name, self.states, self.matrix, None, strict=True), method, deadline)
+            where = (
+                domain if method == "interval" else None
+            )  # branch and bound wants a box, though nothing depends on it
+            return self._settle(claims(name, self.states, self.matrix, where, strict=True), method, deadline)
         every = claims(name, self.states, self.matrix, domain, strict=True)
         steps: list[Step] = []
         for k, claim in enumerate(every):
@@ -325,12 +328,13 @@ class ContractionMetric:
         reason = f"M ⪰ μI with μ > 0 is needed on an unbounded set and was not proved: {last.reason}"
         return [Step(claim, Outcome(status=Status.UNDECIDED, method=last.method, reason=reason, margin=estimate))]
 
-    def _contracting(self, f: VectorField, rate: sp.Expr, domain: Domain | None) -> list[Claim]:
+    def _contracting(self, f: VectorField, rate: sp.Expr, domain: Domain | None, method: str) -> list[Claim]:
         """-(Ṁ + MJ + JᵀM + 2·rate·M) ⪰ 0, one claim a piece of the domain; one for all if it is of numbers."""
         whole = -(self.derivative(f) + 2 * rate * self.matrix)
         left = sp.ImmutableMatrix(whole.applyfunc(tidy))
         text = f"-(Ṁ + MJ + JᵀM + 2·({rate})·M) {'⪰' if self.dim > 1 else '≥'} 0"
-        return claims(text, self.states, left, domain if left.free_symbols else None, strict=False)
+        where = domain if left.free_symbols or method == "interval" else None
+        return claims(text, self.states, left, where, strict=False)
 
     def _defined(self, f: VectorField, domain: Domain | None) -> list[Claim]:
         """That f is defined on the domain, where its Jacobian might not tell."""
@@ -346,8 +350,8 @@ class ContractionMetric:
         """(step, largest provable rate or None, a refuted rate or None) on one piece of the domain."""
         estimate, where = seen
 
-        def make(rate: sp.Rational) -> Claim:
-            every = self._contracting(f, rate, domain)
+        def make(rate: Any) -> Claim:
+            every = self._contracting(f, rate, domain, method)
             return every[min(which, len(every) - 1)]
 
         if not np.isfinite(estimate) or abs(estimate) > 1e12:
@@ -368,7 +372,7 @@ class ContractionMetric:
         if self.constant:
             return bounds_of_constant(self.matrix)
         if domain not in self._limits:
-            self._limits[domain] = tuple(self._extreme(sign, domain) for sign in (1, -1))
+            self._limits[domain] = self._extreme(1, domain), self._extreme(-1, domain)
         return self._limits[domain]
 
     def _extreme(self, sign: int, domain: Domain | None) -> sp.Rational:
@@ -395,7 +399,7 @@ class ContractionMetric:
         return sign * min(found)
 
 
-def tidy(expr: sp.Expr) -> sp.Expr:
+def tidy(expr: Any) -> Any:
     """The formula expanded, or over one denominator, or after trigonometric identities where that is shorter."""
     if expr.is_number:
         return expr
@@ -428,10 +432,10 @@ def largest(make: Callable[[sp.Rational], Claim], estimate: float, method: str, 
     return best_bound(make, estimate, method, deadline, **kind)
 
 
-def float_below(value: sp.Expr) -> float:
+def float_below(value: Any) -> float:
     """The largest float whose decimal is not above the number; within 1e-15 of it for one that is not rational."""
     if not value.is_Rational:
-        value = sp.Rational(sp.floor(value * 10**15), 10**15)
+        value = sp.Rational(int(sp.floor(value * 10**15)), 10**15)
     out = float(value)
     while Fraction(repr(out)) > Fraction(int(value.p), int(value.q)):
         out = float(np.nextafter(out, -np.inf))

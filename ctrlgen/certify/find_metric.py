@@ -19,25 +19,21 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from flint import fmpq, fmpq_mpoly
 
 from ctrlgen.certify.contraction import ContractionMetric, ContractionVerdict
 from ctrlgen.certify.linear_metric import abscissa, linear_metrics
+from ctrlgen.certify.metric_programs import Family, scalars
 from ctrlgen.certify.spectrum import slowest
-from ctrlgen.domain import Domain, Piece, exact
+from ctrlgen.domain import Domain, exact
 from ctrlgen.field import VectorField
-from ctrlgen.prove.claim import Claim, Deadline, Status
+from ctrlgen.prove.claim import Deadline, Status
 from ctrlgen.prove.decide import candidates
-from ctrlgen.prove.exact import attempts, solve_exactly
-from ctrlgen.prove.polynomial import NotPolynomialError, Semialgebraic, ring, translate
-from ctrlgen.prove.program import Block, Program, monomials
+from ctrlgen.prove.exact import solve_exactly
+from ctrlgen.prove.polynomial import NotPolynomialError
 
 SLACKS = (0.05, 1e-2, 1e-3, 1e-5)  # rates that are asked for above the rate, relative to it: room for rounding
 DIGITS = (1, 2, 3, 4, 6, 9, 12)  # of the rounded coefficients, few first
-LARGEST = 60  # rows of a Gram matrix
-PROBES = (-1, 1)  # rates at which the inequalities, affine in the rate, are translated
 LEVELS = 3  # of the sums of squares on a domain
-POINTS = 60  # at which the inequalities are asked before counterexamples are added
 ROUNDS = 8  # of adding counterexamples
 HALVINGS = 12  # of the bisection for the rate
 CONDITION = 1e10  # of a metric: a larger rate that needs a worse one is not taken
@@ -94,38 +90,15 @@ class _Search:
     def __init__(self, f: VectorField, identity: ContractionMetric, degree: int, domain, method, deadline: Deadline):
         self.f, self.identity, self.domain, self.method, self.deadline = f, identity, domain, method, deadline
         self.states, self.d = identity.states, identity.dim
-        d, free = self.d, ((None, None),) * self.d
-        self.pieces = (Piece((), free),) if domain is None else domain.pieces(self.states)
-        powers = monomials(d, 0, degree)
-        shapes = [sp.Mul(*(s**e for s, e in zip(self.states, m, strict=True))) for m in powers]
-        self.entries = [(w, i, j) for w in shapes for i in range(d) for j in range(i, d)]
-        self.c = sp.symbols(f"c0:{len(self.entries)}", cls=sp.Dummy, real=True)
-        self._inequalities: list[tuple[Any, ...]] | None = None
+        self.family = Family(f, degree, domain)
+        self.pieces, self.bounded = self.family.pieces, self.family.bounded
         self.rational = all(e.is_rational_function(*self.states) for e in f.formulas())
-        self.bounded = all(low is not None and high is not None for p in self.pieces for low, high in p.box)
         self.words: list[str] = []
         self.verdict: ContractionVerdict | None = None
 
-    def matrix(self, c: Sequence[Any]) -> sp.ImmutableMatrix:
-        """M with coefficients c."""
-        out = sp.zeros(self.d, self.d)
-        for value, (w, i, j) in zip(c, self.entries, strict=True):
-            out[i, j] += value * w
-            if i != j:
-                out[j, i] += value * w
-        return sp.ImmutableMatrix(out)
-
-    def change(self) -> sp.ImmutableMatrix:
-        """Ṁ + MJ + JᵀM of the whole family, linear in c."""
-        if not hasattr(self, "_change"):
-            m, slope = self.matrix(self.c), self.f.jacobian()
-            along = sum((m.diff(s) * v for s, v in zip(self.states, self.f.formulas(), strict=True)), sp.zeros(self.d))
-            self._change = sp.ImmutableMatrix(along + m * slope + slope.T * m)
-        return self._change
-
     # What is asked of a candidate -----------------------------------------------------------------------------
 
-    def accept(self, matrix: Any, rate: sp.Rational, estimated: bool = True) -> ContractionVerdict | None:
+    def accept(self, matrix: Any, rate: Any, estimated: bool = True) -> ContractionVerdict | None:
         """The verdict on a candidate if it is proved; None otherwise."""
         try:
             metric = ContractionMetric(matrix, self.states)
@@ -149,7 +122,7 @@ class _Search:
         every = [slowest(change, metric.matrix, piece, self.states) for piece in self.pieces]
         return min(every, key=lambda e: e[0] if np.isfinite(e[0]) else -np.inf)
 
-    def rounded(self, c: np.ndarray, rate: sp.Rational) -> ContractionVerdict | None:
+    def rounded(self, c: np.ndarray, rate: Any) -> ContractionVerdict | None:
         """The first rounding of c that is proved."""
         top = float(np.abs(c).max(initial=0.0))
         if not (np.isfinite(top) and top > 0):
@@ -160,14 +133,14 @@ class _Search:
             if values in tried or self.deadline.over:
                 continue
             tried.add(values)
-            verdict = self.accept(self.matrix(values), rate)
+            verdict = self.accept(self.family.matrix(values), rate)
             if verdict is not None:
                 return verdict
             if len(tried) > 3 and self.verdict is not None and self.verdict.status is Status.UNDECIDED:
                 break
         return None
 
-    def nothing(self, rate: sp.Expr | None, reason: str) -> ContractionVerdict:
+    def nothing(self, rate: Any, reason: str) -> ContractionVerdict:
         """The verdict of a search that found nothing."""
         verdict = self.identity._verdict([], rate, self.domain, time.monotonic())
         if self.verdict is not None and self.verdict.reason:
@@ -176,7 +149,7 @@ class _Search:
 
     # Linear systems -------------------------------------------------------------------------------------------
 
-    def linear(self, rate: sp.Rational) -> ContractionVerdict:
+    def linear(self, rate: Any) -> ContractionVerdict:
         """A constant metric for ẋ = Ax at this rate."""
         slope = self.f.jacobian()
         for matrix in self.linear_candidates(slope, rate):
@@ -198,12 +171,12 @@ class _Search:
             "are semisimple",
         )
 
-    def linear_candidates(self, slope: sp.ImmutableMatrix, rate: sp.Rational) -> Iterator[Any]:
+    def linear_candidates(self, slope: sp.ImmutableMatrix, rate: Any) -> Iterator[Any]:
         yield sp.eye(self.d)
-        constant = _Search(self.f, self.identity, 0, None, self.method, self.deadline)
+        constant = Family(self.f, 0, None)
         room = -abscissa(slope) - float(rate)
         for share in (0.5, 0.1, 0.01):
-            c = constant.sampled(float(rate) + share * room, [np.zeros(self.d)]) if room > 0 else None
+            c = constant.sampled(float(rate) + share * room, [np.zeros(self.d)], self.deadline) if room > 0 else None
             if c is not None:
                 top = float(np.abs(c).max())
                 for digits in (1, 2, 4, 8):
@@ -233,53 +206,15 @@ class _Search:
 
     # The inequalities at points -------------------------------------------------------------------------------
 
-    def sampled(self, rate: float, points: Sequence[np.ndarray]) -> np.ndarray | None:
-        """c with M ⪰ I and -(Ṁ + MJ + JᵀM + 2·rate·M) ⪰ 0 at these points, M as small as can be; None if none."""
-        if not hasattr(self, "_tables"):
-            k, change = len(self.c), self.change()
-            first = [sp.diff(change[i, j], c) for c in self.c for i in range(self.d) for j in range(self.d)]
-            shapes = [w for w, _, _ in self.entries]
-            self._tables = sp.lambdify([list(self.states)], [first, shapes], modules=["scipy", "numpy"], cse=True)
-            self._size = k
-        k, d = self._size, self.d
-        context = ring(d)
-        basis = [context.gen(i) for i in range(d)]
-        one = context.constant(1)
-        program = Program(k)
-        trace = np.zeros(k)
-        for x in points:
-            with np.errstate(all="ignore"):
-                slopes, shapes = self._tables([float(v) for v in x])
-            slopes = np.array(slopes, dtype=float).reshape(k, d, d)
-            shapes = np.array([float(v) for v in shapes])
-            if not (np.isfinite(slopes).all() and np.isfinite(shapes).all()):
-                continue
-            first, second = {}, {}
-            for n, (_, i, j) in enumerate(self.entries):
-                unit = np.zeros((d, d))
-                unit[i, j] = unit[j, i] = shapes[n]
-                trace[n] += np.trace(unit)
-                first[n] = _form(unit, basis, one)
-                second[n] = _form(-slopes[n] - 2 * rate * unit, basis, one)
-            program.require(-_form(np.eye(d), basis, one), first, [Block(one, list(basis))])
-            program.require(one * 0, second, [Block(one, list(basis))])
-        program.objective = {n: -float(t) / len(points) for n, t in enumerate(trace)}
-        return _scalars(program, self.deadline)
-
-    def points(self) -> list[np.ndarray]:
-        """Points of the domain at which the inequalities are asked first."""
-        rng, share = np.random.default_rng(0), POINTS // len(self.pieces) + 1
-        return [x for p in self.pieces for x in _points(p, self.domain, self.states, rng, share)]
-
-    def by_points(self, rate: sp.Rational) -> ContractionVerdict | None:
+    def by_points(self, rate: Any) -> ContractionVerdict | None:
         """Candidates from the inequalities at points; each that fails adds the point where it does."""
-        points = self.points()
+        points = self.family.points()
         size = max(abs(float(rate)), 0.1)
         for slack in SLACKS:
             for _ in range(ROUNDS):
                 if self.deadline.over:
                     return None
-                c = self.sampled(float(rate) + slack * size, points)
+                c = self.family.sampled(float(rate) + slack * size, points, self.deadline)
                 if c is None:
                     self.words.append(
                         f"no metric of this degree has the rate {float(rate) + slack * size:.6g} at points"
@@ -296,72 +231,7 @@ class _Search:
 
     # Sums of squares ------------------------------------------------------------------------------------------
 
-    def inequalities(self) -> list[tuple[Any, ...]]:
-        """Per inequality: (identities to try, constant and linear part, the linear part's slope in the rate).
-
-        Raises:
-            NotPolynomialError: the formulas do not become polynomials.
-        """
-        if self._inequalities is None:
-            out = []
-            m = self.matrix(self.c)
-            for piece in self.pieces:
-                _, constant, linear, tries = self._translated(m - sp.eye(self.d), piece)
-                out.append((tries, constant, linear, {}))
-                (names, constant, low, tries), (other, _, high, _) = (
-                    self._translated(-(self.change() + 2 * r * m), piece) for r in PROBES
-                )
-                if names != other:
-                    raise NotPolynomialError("the denominators depend on the rate")
-                slope = {k: (high[k] - low[k]) / fmpq(2) for k in low}
-                middle = {k: (high[k] + low[k]) / fmpq(2) for k in low}
-                out.append((tries, constant, middle, slope))
-            self._inequalities = out
-        return self._inequalities
-
-    def _translated(self, matrix: sp.MatrixBase, piece: Piece) -> tuple[Any, ...]:
-        claim = Claim(
-            text="",
-            states=(*self.states, *self.c),
-            matrix=matrix.applyfunc(sp.expand),
-            strict=False,
-            guards=piece.guards,
-            box=(*piece.box, *(((None, None),) * len(self.c))),
-        )
-        problem, constant, linear = _split(translate(claim), self.c)
-        tries = [t for t in attempts(claim, problem, problem.target) if max(len(b.basis) for b in t[2]) <= LARGEST]
-        return len(problem.variables), constant, {k: linear.get(k, constant * 0) for k in range(len(self.c))}, tries
-
-    def programs(self, rate: sp.Rational, level: int) -> _Keeping | None:
-        """The sum-of-squares program of this level; None where there is no such level.
-
-        Raises:
-            NotPolynomialError: the formulas do not become polynomials.
-        """
-        program = _Keeping(len(self.c))
-        value = fmpq(int(rate.p), int(rate.q))
-        every = self.inequalities()
-        if level >= max(len(tries) for tries, *_ in every) or not all(tries for tries, *_ in every):
-            return None
-        for tries, constant, linear, slope in every:
-            _, factor, blocks, free = tries[min(level, len(tries) - 1)]
-            at = {k: (p + slope[k] * value if slope else p) * factor for k, p in linear.items()}
-            program.require(
-                constant * factor,
-                {k: p for k, p in at.items() if not p.is_zero()},
-                [Block(b.factor, list(b.basis), b.key) for b in blocks],
-                free,
-            )
-        return program if program.prune() else None
-
-    def trace(self) -> dict[int, float]:
-        """The mean trace of M over the domain, to be small, as an objective."""
-        points = self.points()
-        shapes = sp.lambdify([list(self.states)], [w for w, _, _ in self.entries], modules="numpy")
-        means = np.mean([[float(v) for v in shapes(list(x))] for x in points], axis=0)
-        return {n: -float(means[n]) for n, (_, i, j) in enumerate(self.entries) if i == j}
-
-    def by_squares(self, rate: sp.Rational, deadline: Deadline) -> ContractionVerdict | None:
+    def by_squares(self, rate: Any, deadline: Deadline) -> ContractionVerdict | None:
         """Candidates from sum-of-squares programs of growing level."""
         size = max(abs(float(rate)), 0.1)
         goal = rate if rate.is_Rational else sp.Rational(repr(float(rate) + 1e-12 * size))
@@ -369,23 +239,23 @@ class _Search:
             for slack in SLACKS:
                 if deadline.over:
                     return None
-                program = self.programs(goal + sp.Rational(repr(slack)) * sp.Rational(repr(size)), level)
+                program = self.family.programs(goal + sp.Rational(repr(slack)) * sp.Rational(repr(size)), level)
                 if program is None:
                     return None
-                program.objective = self.trace()
-                c = _scalars(program, deadline)
+                program.objective = self.family.trace()
+                c = scalars(program, deadline)
                 if c is None:
                     self.words.append(f"level {level}, slack {slack:g}: {program.status}")
                     continue
                 verdict = self.rounded(c, rate)
                 if verdict is not None:
                     return verdict
-            program = self.programs(goal, level)
+            program = self.family.programs(goal, level)
             if program is not None:
                 margin, words = solve_exactly(program, deadline)
                 if margin is not None and program.found is not None:
                     c = [sp.Rational(int(v.p), int(v.q)) for v in program.found]
-                    verdict = self.accept(self.matrix(c), rate, estimated=False)
+                    verdict = self.accept(self.family.matrix(c), rate, estimated=False)
                     if verdict is not None:
                         return verdict
                 self.words.append(f"level {level}: {words or 'a metric was found but not proved'}")
@@ -393,7 +263,7 @@ class _Search:
 
     # In general -----------------------------------------------------------------------------------------------
 
-    def at(self, rate: sp.Rational) -> ContractionVerdict:
+    def at(self, rate: Any) -> ContractionVerdict:
         """A metric of the degree at this rate."""
         verdict = self.accept(sp.eye(self.d), rate)
         if verdict is not None:
@@ -420,7 +290,7 @@ class _Search:
         if self.rational or not self.bounded:
             try:
                 for level in range(2):
-                    program = self.programs(sp.Rational(Fraction(rate).limit_denominator(10**9)), level)
+                    program = self.family.programs(sp.Rational(Fraction(rate).limit_denominator(10**9)), level)
                     if program is None:
                         continue
                     if program.solve(self.deadline.part(0.2)) is not None and program.margin > 1e-7:
@@ -428,7 +298,7 @@ class _Search:
                 return False
             except NotPolynomialError:
                 pass
-        return self.sampled(rate, self.points()) is not None
+        return self.family.sampled(rate, self.family.points(), self.deadline) is not None
 
     def best(self) -> ContractionVerdict:
         """The largest rate that is found, by bisection, and then whatever its metric can prove."""
@@ -471,81 +341,3 @@ class _Search:
             return known
         found = metric.promising(rate, self.domain)
         return replace(verdict, found=found, metric=found)
-
-
-class _Keeping(Program):
-    """A program that keeps the free scalars of its exact solution."""
-
-    found: list[fmpq] | None = None
-
-    def exact(self, values: np.ndarray, deadline: Deadline) -> list[fmpq] | None:
-        self.found = super().exact(values, deadline)
-        return self.found
-
-
-def _scalars(program: Program, deadline: Deadline) -> np.ndarray | None:
-    values = program.solve(deadline, margin=False)
-    return None if values is None or "Solved" not in program.status else values[: program.unknowns]
-
-
-def _form(matrix: np.ndarray, basis: Sequence[fmpq_mpoly], one: fmpq_mpoly) -> fmpq_mpoly:
-    """yᵀ(matrix)y."""
-    total = one * 0
-    for i, y in enumerate(basis):
-        for j, z in enumerate(basis):
-            if matrix[i, j] != 0:
-                total = total + y * z * fmpq(*float(matrix[i, j]).as_integer_ratio())
-    return total
-
-
-def _split(problem: Semialgebraic, c: Sequence[sp.Symbol]):
-    """The translated problem without the symbols c: (problem, its part without c, {k: the factor of c_k})."""
-    index = {s: k for k, s in enumerate(c)}
-    keep = [n for n, s in enumerate(problem.variables) if s not in index]
-    which = {n: index[s] for n, s in enumerate(problem.variables) if s in index}
-    context = ring(max(len(keep), 1))
-
-    def plain(poly: fmpq_mpoly) -> fmpq_mpoly:
-        return context.from_dict({tuple(m[n] for n in keep) or (0,): v for m, v in poly.to_dict().items()})
-
-    parts: dict[int | None, dict] = {}
-    largest: dict[tuple[int, ...], fmpq] = {}
-    for m, value in problem.target.to_dict().items():
-        owners = [n for n in which if m[n]]
-        if len(owners) > 1 or any(m[n] > 1 for n in owners):
-            raise NotPolynomialError("the inequality is not linear in the coefficients of the metric")
-        owner = which[owners[0]] if owners else None
-        rest = tuple(m[n] for n in keep) or (0,)
-        parts.setdefault(owner, {})[rest] = value
-        largest[rest] = max(largest.get(rest, fmpq(0)), abs(value))
-    linear = {k: context.from_dict(terms) for k, terms in parts.items() if k is not None}
-    constant = context.from_dict(parts.get(None, {}))
-    reduced = replace(
-        problem,
-        variables=tuple(problem.variables[n] for n in keep),
-        context=context,
-        target=context.from_dict(largest),
-        guards=[plain(g) for g in problem.guards],
-        open_guards=[plain(g) for g in problem.open_guards],
-        equalities=[plain(h) for h in problem.equalities],
-        multipliers=[plain(m) for m in problem.multipliers],
-    )
-    return reduced, constant, linear
-
-
-def _points(piece: Piece, domain: Domain | None, states, rng: np.random.Generator, n: int) -> list[np.ndarray]:
-    """Points of the domain: random ones, and some with coordinates at the ends of the box."""
-    if domain is None:
-        return [
-            *rng.normal(size=(n, len(states))),
-            *(4 * rng.normal(size=(n // 4, len(states)))),
-            np.zeros(len(states)),
-        ]
-    inside = domain.sample(rng, n, states)
-    ends = inside.copy()
-    for i, (low, high) in enumerate(piece.box):
-        for end in (low, high):
-            if end is not None:
-                ends[rng.random(len(ends)) < 0.4, i] = float(end)
-    good = domain.contains(ends, states)
-    return [*inside, *ends[np.atleast_1d(good)]]

@@ -29,14 +29,15 @@ def abscissa(matrix: sp.MatrixBase) -> float:
     if not all(e.is_Rational for e in matrix):
         return float(np.linalg.eigvals(np.array(matrix.tolist(), dtype=float)).real.max())
     polynomial = _exactly(matrix).charpoly()
-    return max(float(root.real.mid()) for root, _ in polynomial.numer().complex_roots())
+    roots: Any = polynomial.numer().complex_roots()  # of an integer polynomial: (root, multiplicity)
+    return max(float(root.real.mid()) for root, _ in roots)
 
 
-def _exactly(matrix: sp.MatrixBase) -> fmpq_mat:
+def _exactly(matrix: Any) -> fmpq_mat:
     return fmpq_mat(matrix.rows, matrix.cols, [fmpq(int(e.p), int(e.q)) for e in matrix])
 
 
-def linear_metrics(slope: sp.MatrixBase, rate: sp.Expr) -> Iterator[sp.Matrix]:
+def linear_metrics(slope: sp.MatrixBase, rate: Any) -> Iterator[sp.Matrix]:
     """Candidates for a metric of ẋ = slope·x at this rate, well-conditioned ones first."""
     yield from _from_eigenvectors(slope)
     if not (rate.is_Rational and all(e.is_Rational for e in slope)):

@@ -22,9 +22,7 @@ def definite_slack(matrix: sp.MatrixBase, claim: Claim) -> tuple[float, np.ndarr
     return value, where
 
 
-def slowest(
-    change: sp.MatrixBase, metric: sp.MatrixBase, piece: Piece, states: tuple[sp.Symbol, ...]
-) -> tuple[float, np.ndarray | None]:
+def slowest(change: Any, metric: Any, piece: Piece, states: tuple[sp.Symbol, ...]) -> tuple[float, np.ndarray | None]:
     """An estimate of the infimum over a piece of the smallest λ with -½ change v = λ metric v, and where it is.
 
     Args:
@@ -79,7 +77,7 @@ def _finite(value: float, other: float) -> float:
     return value if np.isfinite(value) else other
 
 
-def bounds_of_constant(matrix: sp.MatrixBase) -> tuple[sp.Rational, sp.Rational]:
+def bounds_of_constant(matrix: Any) -> tuple[Any, Any]:
     """Rationals low ≤ λ_min and λ_max ≤ high of a matrix of numbers, within about 1e-12 of them, exactly checked.
 
     Raises:

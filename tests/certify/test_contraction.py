@@ -1,4 +1,4 @@
-"""Contraction metrics: rates against eigenvalues and trajectories computed otherwise, and what is false stays unproved."""
+"""Contraction metrics: rates against eigenvalues and trajectories computed otherwise; what is false stays unproved."""
 
 import numpy as np
 import pytest
@@ -77,6 +77,24 @@ def test_a_rate_by_branch_and_bound_is_below_the_sampled_infimum():
     smallest = min(eigh(m(p), eigvals_only=True)[0] for p in grid)
     ratio = np.sqrt(largest / smallest)
     assert ratio * (1 - 1e-12) <= verdict.distance_bound(0.0) < 1.01 * ratio
+
+
+def test_a_rate_that_is_not_rational():
+    metric, f = ContractionMetric(np.eye(2), X), ["-sqrt(2)*x", "-2*y"]
+    verdict = metric.verify(f, sp.sqrt(2))
+    assert verdict.status is Status.PROVED
+    assert 0 <= sp.sqrt(2) - sp.Rational(repr(verdict.rate)) < 1e-14
+    above = metric.verify(f, sp.sqrt(2) + sp.Rational(1, 10**12))
+    assert above.status is Status.REFUTED
+    assert above.refuted_at == pytest.approx(np.sqrt(2), abs=1e-11)
+    assert above.rate is None
+
+
+@pytest.mark.parametrize("method", ["exact", "smt", "interval"])
+def test_every_engine_settles_numbers(method):
+    box = Box([-1, -1], [1, 1])
+    assert ContractionMetric([[2, 1], [1, 2]], X).verify(["-x", "-y"], 0.75, box, method).status is Status.PROVED
+    assert ContractionMetric([[2, 1], [1, 2]], X).rate(["-x", "-y"], box, method).rate == pytest.approx(1, abs=1e-6)
 
 
 def test_a_union_has_the_rate_of_its_worst_piece():

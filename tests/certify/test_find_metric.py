@@ -67,7 +67,7 @@ def test_no_rate_above_the_abscissa_is_found(kind, d):
     assert verdict.status is Status.UNDECIDED
     assert verdict.found is None
     assert verdict.rate is None
-    assert "eigenvalue" in verdict.reason
+    assert "eigenvalue with real part" in verdict.reason
 
 
 def test_a_defective_matrix_in_disguise():
@@ -162,6 +162,15 @@ def test_published_and_other_flows(f, degree, rate, domain):
     again = ContractionMetric(verdict.found.matrix, X).verify(f, rate, domain)
     assert again.status is Status.PROVED
     assert verdict.found.matrix != sp.eye(2)
+
+
+def test_a_narrow_feature_is_found_by_its_counterexample():
+    """The slope of the step in y is 4, and no sample lies on it: the metric of the samples fails there."""
+    f, box = ["-x + tanh(400*(y - 0.37))/100", "-y"], Box([-1, -1], [1, 1])
+    verdict = find_contraction_metric(f, X, 0, 0.5, box)
+    assert verdict.status is Status.PROVED
+    m = verdict.found.matrix
+    assert m[1, 1] > 15 * m[0, 0]
 
 
 def test_chains_of_three():
