@@ -7,10 +7,11 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from ctrlgen.certify.contraction import ContractionMetric
-from ctrlgen.certify.find_metric import find_contraction_metric
+from ctrlgen.certify.find_metric import _Search, find_contraction_metric
 from ctrlgen.certify.linear_metric import abscissa, linear_metrics
 from ctrlgen.domain import Ball, Box
-from ctrlgen.prove.claim import Status
+from ctrlgen.field import VectorField
+from ctrlgen.prove.claim import Deadline, Status
 
 X = ["x", "y"]
 MOORE_GREITZER = ["-y - 1.5*x**2 - 0.5*x**3", "3*x - y"]
@@ -167,7 +168,9 @@ def test_published_and_other_flows(f, degree, rate, domain):
 def test_a_narrow_feature_is_found_by_its_counterexample():
     """The slope of the step in y is 4, and no sample lies on it: the metric of the samples fails there."""
     f, box = ["-x + tanh(400*(y - 0.37))/100", "-y"], Box([-1, -1], [1, 1])
-    verdict = find_contraction_metric(f, X, 0, 0.5, box)
+    identity = ContractionMetric(sp.eye(2), X)
+    search = _Search(VectorField(f, X), identity, 0, box, "auto", Deadline(20.0))
+    verdict = search.by_points(sp.Rational(1, 2))
     assert verdict.status is Status.PROVED
     m = verdict.found.matrix
     assert m[1, 1] > 15 * m[0, 0]
