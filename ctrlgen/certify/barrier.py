@@ -200,12 +200,16 @@ class BarrierFunction:
         alpha = class_k("gain", gain)
         rest = simplified(self.field.lie(f).formula() + alpha(self.field.formula()))
         slopes = [simplified(self.field.lie(c).formula()) for c in columns]
-        every = []
-        for guards, equalities, body, words in patterns(rest, slopes, input_sides(inputs, len(columns))):
+        sides, every = input_sides(inputs, len(columns)), []
+        for guards, equalities, body, words in patterns(rest, slopes, sides):
             text = f"max over u of L_f h + L_g h·u + α(h) ≥ 0{words}"
             every += claims(text, self.states, body, domain, strict=False, guards=guards, equalities=equalities)
         if not every:  # an input of constant effect and without bound
-            push = next(s for s in slopes if s.is_number and s != 0)
+            push = next(
+                s
+                for s, (low, high) in zip(slopes, sides, strict=True)
+                if s.is_number and s != 0 and not (high if s.is_positive else low).is_finite
+            )
             every = claims("(L_g h)² > 0, and the input is not bounded", self.states, push**2, domain, strict=True)
         text = f"h = {shown(self.field)} is a control barrier function with α(h) = {alpha(sp.Symbol('h', real=True))}"
         assumptions = ["feedback is Lipschitz continuous where it is used"]

@@ -191,6 +191,9 @@ class StochasticBarrier:
         """
         bounds, steps = [], []
         flipped = "≤" in text
+        if field.expr is None:
+            words = f"{text.format('a constant')}: there is no formula ({field.why_no_formula})"
+            return None, [_open(self.states, words, [])]
         for model in claims(text, self.states, field, domain, strict=False):
             estimate = _estimate(model)
             if estimate is None:

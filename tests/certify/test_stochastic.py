@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
@@ -113,6 +114,14 @@ def test_a_bound_above_one_is_one():
     bound = StochasticBarrier("x**2", X).verify(["-x"], 5, Box([-0.5], [0.5]), OUTSIDE, horizon=10)
     assert bound.status is Status.PROVED
     assert bound.probability == 1.0
+
+
+def test_a_drift_without_formula_is_undecided():
+    bound = StochasticBarrier("x**2 + y**2", XY).verify(
+        lambda z: -jnp.sort(z), 1, Ball([0, 0], 0.5), ~Ball([0, 0], 2), horizon=1
+    )
+    assert bound.status is Status.UNDECIDED
+    assert "no formula" in bound.reason
 
 
 @pytest.mark.parametrize(
