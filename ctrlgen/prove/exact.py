@@ -112,13 +112,20 @@ class SumOfSquares:
             return False
         guards = [*problem.open_guards, *problem.guards]
         for block in self.identity.blocks:
+            gram, size = block.gram, len(block.basis)
+            if gram is None or len(gram) != size or any(len(row) != size for row in gram):
+                return False
+            if any(gram[i][j] != gram[j][i] for i in range(size) for j in range(i)) or pivots(gram) is None:
+                return False
+            if not all(0 <= k < len(guards) for k in block.key):
+                return False
             product = problem.target * 0 + 1
             for k in block.key:
                 product = product * guards[k]
-            if block.factor != product or block.gram is None or pivots(block.gram) is None:
+            if block.factor != product:
                 return False
-            if any(block.gram[i][j] != block.gram[j][i] for i in range(len(block.gram)) for j in range(i)):
-                return False
+        if len(self.identity.free) != len(self.identity.multipliers):
+            return False
         if [h for h, _ in self.identity.free] != problem.equalities[: len(self.identity.free)]:
             return False
         if self.identity.constant != self.multiplier * problem.target or self.identity.linear:
