@@ -107,12 +107,14 @@ def test_the_box_of_an_ellipsoid_is_tight_and_outside():
     assert Sublevel("x**2 - y**2", XY, 1).box(XY) == ((None, None), (None, None))
 
 
-def test_the_box_around_a_quartic_encloses_it(rng):
-    quartic = Sublevel("x**4 + y**2 + x**2*y**2", XY, 20)
+@pytest.mark.parametrize("level", [0.01, 20])
+def test_the_box_around_a_quartic_encloses_it(level, rng):
+    quartic = Sublevel("x**4 + y**2 + x**2*y**2", XY, level)
     box = quartic.box(XY)
     assert all(low is not None and high is not None for low, high in box)
-    points = rng.uniform(-6, 6, size=(5000, 2))
+    points = rng.uniform(-1, 1, size=(5000, 2)) * [1.2 * level**0.25, 1.2 * level**0.5]
     inside = points[quartic.contains(points)]
+    assert len(inside) > 100
     assert (np.abs(inside) <= [float(high) for _, high in box]).all()
 
 

@@ -23,9 +23,7 @@ from ctrlgen.prove.witness import round_witness
 Box = Sequence[tuple[Any, Any]]
 TOUCHING = 1e-7  # relative values below it may be zeros: worth an exact look when the claim is strict
 NOISE = 1e-12  # and of this size they may be rounding
-SUSPICIOUS = 1e-3  # relative values below it are worth more starts
 FEASIBLE = 1e-8  # constraint violation, relative to the constraint's size over the set
-NEAR = 1e-2  # a descent that ends further out is given up
 FAR = 1e30
 
 
@@ -272,14 +270,6 @@ class _Problem:
         z = np.clip(solution.x, self.low, self.high) if np.isfinite(solution.x).all() else start
         return z, float(self.infeasibility(z[:, None])[0])
 
-    def into(self, z: np.ndarray) -> np.ndarray:
-        """A point that is slightly off the set, moved onto the constraints that it breaks, (d,)."""
-        for j, value in enumerate(self.guards.at(z.tolist())):
-            z = self._onto(self.guards, j, z[:, None])[:, 0] if value < 0 else z
-        for j in range(self.equalities.size):
-            z = self._onto(self.equalities, j, z[:, None])[:, 0]
-        return np.clip(z, self.low, self.high)
-
     def starts(self, z: np.ndarray, rank: np.ndarray, count: int) -> list[np.ndarray]:
         """`count` points of low rank that are not next to each other."""
         order = np.argsort(rank)[:400]
@@ -389,30 +379,25 @@ class _Hunt:
             claim.except_at,
             claim.function if claim.matrix is None else None,
         )
-        self.count = self.descents = self.looks = 0
+        self.count = self.descents = 0
         self.least, self.where = math.inf, np.full(claim.dim, np.nan)
 
     def run(self) -> tuple[sp.Expr, ...] | None:
         """An exact counterexample, or None."""
-        rng = np.random.default_rng(0)
         d = self.problem.d
-        z = self.problem.draw(rng, 700 + 300 * d)
+        z = self.problem.draw(np.random.default_rng(0), 700 + 300 * d)
         self.problem.measure(z)
-        found, lowest = self._round(z, 4 + 2 * d)
-        if found is None and lowest < SUSPICIOUS and not self.deadline.over:
-            found, _ = self._round(self.problem.draw(rng, 1500 + 500 * d), 12 + 4 * d)
-        return found
+        return self._round(z, 6 + 3 * d)
 
     def _look(self, z: np.ndarray, nudge: bool = True) -> tuple[sp.Expr, ...] | None:
-        self.looks += 1
         return round_witness(self.claim, z + self.problem.centre, nudge) if self.claim.matrix is not None else None
 
     def _see(self, z: np.ndarray, value: float) -> None:
         if value < self.least:
             self.least, self.where = value, z + self.problem.centre
 
-    def _round(self, z: np.ndarray, starts: int) -> tuple[tuple[sp.Expr, ...] | None, float]:
-        """Sample and descend once; also the smallest relative value that was reached."""
+    def _round(self, z: np.ndarray, starts: int) -> tuple[sp.Expr, ...] | None:
+        """Look at the sample, then descend from its lowest points."""
         problem, claim = self.problem, self.claim
         self.count += z.shape[1]
         off = problem.infeasibility(z)
@@ -431,41 +416,34 @@ class _Hunt:
             for key in (relative, values):
                 for i in np.argsort(np.where(broken, key, np.inf))[:2]:
                     if broken[i] and (witness := self._look(z[:, i], nudge=False)) is not None:
-                        return witness, float(relative[i])
+                        return witness
         halves = [problem.starts(z, k / unit + off, starts // 2) for k, unit in ((relative, typical), (plain, level))]
-        pairs = itertools.zip_longest(*halves)
-        queue = [(grown, start) for pair in pairs for grown, start in zip((True, False), pair, strict=True)]
-        queue = [(grown, start) for grown, start in queue if start is not None]
-        lowest, results = math.inf, []
-        for again in range(2):  # all starts, then once more from the best ends: there a thin violation shows
-            for grown, start in queue:
-                if self.deadline.over:
-                    break
-                x, away = problem.descend(start, 60 if again else 40, grown)
-                self.descents += 1
-                value = problem.left.at(x.tolist())[0]
-                part = problem.relative(x, grown)[0] / (typical if grown else level)
-                distance = float(np.abs(x).max())
-                if away > NEAR or not math.isfinite(value) or (problem.excepted and distance < 1e-9):
-                    continue
-                at_exception = problem.excepted and distance < 0.05 * reach
-                results.append((part, x, grown, away, value, at_exception))
-                if away > FEASIBLE:
-                    continue
-                self._see(x, value if away == 0 else max(value, 0.0))
-                if value < 0 and part < -NOISE and (witness := self._look(x)) is not None:
-                    return witness, part
-                if distance < 1e3 and not at_exception:
-                    lowest = min(lowest, part)
-            results.sort(key=lambda r: r[0])
-            constrained = problem.guards.size + problem.equalities.size > 0
-            queue = [(r[2], problem.into(r[1])) for r in results if r[0] < SUSPICIOUS and not r[5]][: 3 * constrained]
+        results: list[tuple[float, np.ndarray]] = []
+        for grown, start in _alternate(*halves):
+            if self.deadline.over:
+                break
+            x, away = problem.descend(start, grown=grown)
+            self.descents += 1
+            value, distance = problem.left.at(x.tolist())[0], float(np.abs(x).max())
+            part = problem.relative(x, grown)[0] / (typical if grown else level)
+            if away > FEASIBLE or not math.isfinite(value) or (problem.excepted and distance < 1e-9):
+                continue
+            self._see(x, value if away == 0 else max(value, 0.0))
+            if value < 0 and part < -NOISE and (witness := self._look(x)) is not None:
+                return witness
+            at_exception = problem.excepted and distance < 0.05 * reach
+            if value < 0 or (claim.strict and part < TOUCHING and not at_exception):
+                results.append((part, x))
         tried: list[np.ndarray] = []
-        for part, x, _, away, value, at_exception in results:
-            touching = value < 0 or (claim.strict and part < TOUCHING and not at_exception)
-            known = any(np.abs(x - t).max() <= 1e-6 * (1 + np.abs(t).max()) for t in tried)
-            if away <= FEASIBLE and touching and not known and len(tried) < 6:
+        for _, x in sorted(results, key=lambda r: r[0]):
+            if len(tried) < 6 and not any(np.abs(x - t).max() <= 1e-6 * (1 + np.abs(t).max()) for t in tried):
                 tried.append(x)
                 if (witness := self._look(x)) is not None:
-                    return witness, part
-        return None, lowest
+                    return witness
+        return None
+
+
+def _alternate(first: list[np.ndarray], second: list[np.ndarray]) -> list[tuple[bool, np.ndarray]]:
+    """The two lists by turns, each start marked by whether it is of the first."""
+    pairs = itertools.zip_longest(first, second)
+    return [(i == 0, start) for pair in pairs for i, start in enumerate(pair) if start is not None]

@@ -51,6 +51,15 @@ FALSE = {
     "only next to the equilibrium": claim(
         (x**2 + y**2) * (x**2 + y**2 - R(1, 10**4)), except_at=ORIGIN, strict=False, **SQUARE
     ),
+    "only within 1e-5 of an equilibrium": claim(
+        sp.expand(
+            (x - 1 - 2 * (y - R(1, 3))) ** 2
+            + 10**4 * ((x - 1) ** 2 + (y - R(1, 3)) ** 2) ** 2
+            - R(1, 10**4) * (y - R(1, 3)) ** 2
+        ),
+        except_at=(R(1), R(1, 3)),
+        **SQUARE,
+    ),
     "on a face": claim(2 - x + 3 * (y - R(1, 9)) ** 2 - NANO, strict=False, **SQUARE),
     "on an equality": claim(x + y + R("1.41421"), equalities=(x**2 + y**2 - 1,)),
     "far away": claim(500 - x + y**2, strict=False),

@@ -88,6 +88,7 @@ def test_definiteness_of_rational_matrices_is_exact(corner, definite, semidefini
     assert violates(claim(bordered), (1, 0))[0]
     assert violates(claim(bordered, strict=False), (1, 0))[0] is not semidefinite
     assert violates(claim(sp.Matrix([[0, x], [x, 5]]), strict=False), (1, 0))[0]
+    assert violates(claim(sp.Matrix([[0, x], [x, 0]]), strict=False), (1, 0))[0]
 
 
 def test_matrices_of_transcendental_formulas_need_a_direction():
