@@ -116,6 +116,14 @@ def test_a_bound_above_one_is_one():
     assert bound.probability == 1.0
 
 
+def test_the_worst_piece_of_every_set_counts():
+    """B = x² is 1/4 and 1 on the parts of initial, 9 and 4 on those of unsafe, and 𝓛B ≤ 1 at the origin's side only."""
+    initial, unsafe = Box([-0.5], [0.5]) | Box([0.75], [1]), Box([-5], [-3]) | Box([2], [5])
+    bound = StochasticBarrier("x**2", X).verify(["-x"], 1, initial, unsafe, Box([-5], [5]) | Box([6], [7]), horizon=1)
+    assert bound.probability == pytest.approx((1 + 1) / 4, rel=1e-6)
+    assert (bound.gamma, bound.level, bound.c) == pytest.approx((1, 4, 1), rel=1e-6)
+
+
 def test_a_drift_without_formula_is_undecided():
     bound = StochasticBarrier("x**2 + y**2", XY).verify(
         lambda z: -jnp.sort(z), 1, Ball([0, 0], 0.5), ~Ball([0, 0], 2), horizon=1
