@@ -50,7 +50,7 @@ def rational(value: Any) -> fmpq:
     return fmpq(value)
 
 
-def to_sympy(value: fmpq) -> sp.Rational:
+def to_sympy(value: fmpq) -> Any:
     """A fmpq as a SymPy rational."""
     return sp.Rational(int(value.p), int(value.q))
 
@@ -64,7 +64,7 @@ FUNCTIONS = {
 JUMPS = (sp.sign, sp.Heaviside, sp.atan2)
 
 
-def _rewritten(expr: sp.Expr) -> sp.Expr:
+def _rewritten(expr: Any) -> Any:
     """The formula in functions that this module knows."""
     expr = sp.sympify(expr)
     for name in ("cot", "sec", "csc"):
@@ -111,7 +111,7 @@ class _Writer:
             self._names[e] = name
         return self._names[e]
 
-    def write(self, e: sp.Expr) -> str:
+    def write(self, e: Any) -> str:
         """The formula's outermost operation; a number of its own stays a call to `constant`."""
         if isinstance(e, sp.Add):
             return self.sum(e)

@@ -17,7 +17,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy as sp
@@ -44,6 +44,10 @@ class Frame:
     centre: tuple[fmpq, ...]
     half: tuple[fmpq, ...]
 
+    scale: list[float] = field(init=False, repr=False, compare=False)
+    middles: list[arb] = field(init=False, repr=False, compare=False)
+    halves: list[arb] = field(init=False, repr=False, compare=False)
+
     @staticmethod
     def around(low: Sequence[fmpq], high: Sequence[fmpq]) -> Frame:
         return Frame(
@@ -52,17 +56,18 @@ class Frame:
         )
 
     def __post_init__(self):
-        object.__setattr__(self, "_c", [arb(c) for c in self.centre])
-        object.__setattr__(self, "_h", [arb(h) for h in self.half])
+        object.__setattr__(self, "middles", [arb(c) for c in self.centre])
+        object.__setattr__(self, "halves", [arb(h) for h in self.half])
         object.__setattr__(self, "scale", [float(h) for h in self.half])
 
     def balls(self, low: Sequence[float], high: Sequence[float]) -> list[arb]:
         return [
-            c + h * arb(0.5 * (a + b), 0.5 * (b - a)) for c, h, a, b in zip(self._c, self._h, low, high, strict=True)
+            c + h * arb(0.5 * (a + b), 0.5 * (b - a))
+            for c, h, a, b in zip(self.middles, self.halves, low, high, strict=True)
         ]
 
     def point(self, t: Sequence[float]) -> list[arb]:
-        return [c + h * arb(v) for c, h, v in zip(self._c, self._h, t, strict=True)]
+        return [c + h * arb(v) for c, h, v in zip(self.middles, self.halves, t, strict=True)]
 
     def exact(self, t: Sequence[float]) -> tuple[fmpq, ...]:
         return tuple(c + h * rational(v) for c, h, v in zip(self.centre, self.half, t, strict=True))
@@ -175,7 +180,7 @@ class Step:
 class Scalar:
     """p > 0 (or ≥ 0) on {g ≥ 0}: how one box is settled."""
 
-    def __init__(self, formula: Formula, frame: Frame, guards: Sequence[tuple[str, Formula]], strict: bool, violates):
+    def __init__(self, formula: Any, frame: Frame, guards: Sequence[tuple[str, Formula]], strict: bool, violates):
         self.formula, self.frame, self.guards, self.strict = formula, frame, tuple(guards), strict
         self.violates = violates
 
@@ -443,7 +448,7 @@ def least(problem: Minimum, boxes: Sequence, deadline: Deadline, gap: float) -> 
             heapq.heappush(heap, (bound, next(count), low, high, step.active, step.axis))
 
     for box in boxes:
-        add(*box, -math.inf)
+        add(box[0], box[1], box[2], -math.inf)
     while heap:
         bound, _, low, high, active, i = heap[0]
         spread = spread or (upper - bound if math.isfinite(upper - bound) else 0.0)
@@ -555,7 +560,7 @@ class Matrix:
             return Step(axis=axis, active=active)
         d, scale = len(half), self.frame.scale
         if slopes is not None:
-            spread = [h * arb(0, r) for h, r in zip(self.frame._h, half, strict=True)]
+            spread = [h * arb(0, r) for h, r in zip(self.frame.halves, half, strict=True)]
             for e in range(len(entries)):
                 form = middle[e] + sum((slopes[e * d + i] * spread[i] for i in range(d)), arb(0))
                 if form.rad() < entries[e].rad():

@@ -134,9 +134,9 @@ def _boxed(claim: Claim) -> Claim:
         hessian = -sp.hessian(guard, states)
         if not all(isinstance(e, sp.Rational) for e in hessian) or not hessian.is_positive_definite:
             continue
-        zero = dict.fromkeys(states, 0)
+        zero = dict.fromkeys(states, sp.S.Zero)
         inverse = hessian.inv()
-        middle = inverse * sp.Matrix([sp.diff(guard, s).subs(zero) for s in states])
+        middle = inverse * sp.Matrix([sp.diff(guard, s).xreplace(zero) for s in states])
         level = guard.subs(dict(zip(states, middle, strict=True)))
         if not isinstance(level, sp.Rational) or level < 0 or not all(isinstance(m, sp.Rational) for m in middle):
             continue
@@ -407,7 +407,7 @@ def _without_squares(expr: sp.Expr, states: Sequence[sp.Symbol], frame: Frame) -
             even = exponent.is_Integer and exponent > 0 and exponent % 2 == 0
             kept.append(sp.S.One if even and _defined(base, states, frame) else factor)
         return sp.Mul(*kept)
-    number, factors = sp.factor_list(expr, *states)
+    number, factors = sp.factor_list(expr, *states)  # pyright: ignore[reportAssignmentType]
     if all(e == 1 for _, e in factors):
         return expr
     return number * sp.Mul(*(f for f, e in factors if e % 2))

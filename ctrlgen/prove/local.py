@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sympy as sp
 from flint import arb, fmpq
@@ -61,7 +62,7 @@ def close(
         half: half the widths of the box of interest, d rationals: the scale on which to look.
         deadline: when to stop.
     """
-    at = {s: to_sympy(c) for s, c in zip(states, centre, strict=True)}
+    at: dict = {s: to_sympy(c) for s, c in zip(states, centre, strict=True)}
     half = tuple(h or fmpq(1) for h in half)
     try:
         code = Compiled([expr], states)
@@ -157,7 +158,7 @@ class _Chart:
     """Coordinates z around x*: x = x* + scale · (T z'), z' = z but for z'_r = z_r - φ_r(z_kernel)."""
 
     z: tuple[sp.Symbol, ...]
-    scale: list[sp.Rational]
+    scale: Sequence[sp.Expr]
     linear: sp.Matrix
     rank: int
     bend: dict[int, sp.Expr]
@@ -208,8 +209,8 @@ def _chart(expr, states, at, half) -> _Chart | None:
     return _Chart(z, scale, sp.Matrix.hstack(*columns), len(pivots), {})
 
 
-def _denominator(vector: sp.Matrix) -> sp.Integer:
-    return sp.ilcm(1, *(e.q for e in vector))
+def _denominator(vector: Any) -> int:
+    return math.lcm(1, *(int(e.q) for e in vector))
 
 
 def _taylor(expr, z, degree: int) -> dict[tuple[int, ...], sp.Expr]:
@@ -325,6 +326,7 @@ def _faces(bent, chart: _Chart, terms, weights, m: int, polynomial: bool, centre
     degree = max(map(sum, terms)) if polynomial else min(highest + 1, MOST_DEGREE)
     if degree * min(weights) < m:
         return _failure("its leading terms are of too high a degree.")
+    top, unknown, rest = [], [], None
     if not polynomial:
         top = [a for a in itertools.product(range(degree + 1), repeat=d) if sum(a) == degree]
         rest = Compiled([_derivative(bent, z, a) / math.prod(map(math.factorial, a)) for a in top] + [bent], z)
@@ -343,7 +345,7 @@ def _faces(bent, chart: _Chart, terms, weights, m: int, polynomial: bool, centre
     for k in range(FACE_STEPS):
         reach = [fmpq(1, 2 ** (k * w)) for w in weights]
         fixed = {}
-        if not polynomial:
+        if rest is not None:
             try:
                 balls = rest.wide(*(arb(0).union(arb(r)).union(-arb(r)) for r in reach))
                 fixed = dict(zip(unknown, balls[:-1], strict=True))
