@@ -30,6 +30,7 @@ MINIMA = {
 }
 ONLY_NEAR = {
     "fifth order": Y**2 + X**4 - 4 * sp.sin(X) ** 5,
+    "third order": Y**2 + X**4 - 6 * Y**3,
     "fifth order, other side": Y**2 + X**4 + 3 * X**5,
     "bent, negative beside": (Y - 4 * X**2) ** 2 * (1 - 30 * (Y - 4 * X**2) ** 2) + X**6,
     "pole beside": (X**2 + Y**2) / (X + R(1, 4)),
