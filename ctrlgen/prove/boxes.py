@@ -112,9 +112,9 @@ class Formula:
         if sign is None:
             try:
                 self.code.at(x, POINT_BITS)
-            except Undefined:
+                at = self.expr.subs(dict(zip(self.code.states, map(to_sympy, x), strict=True)))
+            except (Undefined, ValueError, TypeError):  # SymPy refuses to compare complex numbers
                 return None
-            at = self.expr.subs(dict(zip(self.code.states, map(to_sympy, x), strict=True)))
             return 0 if at == 0 else None
         return sign
 

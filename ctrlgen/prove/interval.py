@@ -71,8 +71,10 @@ def decide(claim: Claim, deadline: Deadline) -> Outcome:
     try:
         with ctx.workprec(POINT_BITS):
             answer = _decide(claim, deadline)
-    except (Unsupported, RecursionError) as error:
-        answer = {"status": Status.UNDECIDED, "reason": str(error)}
+    except Unsupported as error:
+        answer = _undecided(str(error))
+    except (ArithmeticError, ValueError, TypeError, NotImplementedError, RecursionError) as error:
+        answer = _undecided(f"{type(error).__name__}: {error}")  # SymPy's own words, on a formula that it cannot treat
     seconds = time.monotonic() - start
     if answer["status"] is Status.PROVED:
         answer["certificate"] = IntervalProof(claim, seconds)

@@ -128,7 +128,11 @@ def test_false_matrix_claim_has_a_witness_of_indefiniteness():
     assert body.subs(dict(zip(SYMBOLS, outcome.witness, strict=False))).det() < 0
 
 
-@pytest.mark.parametrize("body", [1 / X**2, sp.log(X**2) + 100, 1 / sp.sin(X) ** 2, sp.tan(2 * X) ** 2 + 1], ids=str)
+@pytest.mark.parametrize(
+    "body",
+    [1 / X**2, sp.Max(Y, sp.log(X)) + 5, sp.log(X**2) + 100, 1 / sp.sin(X) ** 2, sp.tan(2 * X) ** 2 + 1],
+    ids=str,
+)
 def test_a_formula_with_a_pole_in_the_box_is_never_proved(body):
     assert decide(body, ONE, seconds=1).status is Status.UNDECIDED
 
