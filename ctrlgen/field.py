@@ -44,8 +44,8 @@ class Field:
         expr: a SymPy expression, a number, a string, an energy, or a JAX-traceable function (d,) -> (). Floats are
             read as decimals (`rationalise`). A function is traced to find its formula; when it has none, `expr` is
             None and `why_no_formula` says why.
-        states: names or symbols, in the order of the coordinates. They are real variables: a symbol that assumes
-            more (positive, integer) is replaced by the real one of its name, for a proof on it would prove less.
+        states: names or symbols, in the order of the coordinates. They are real variables: a plain symbol is
+            replaced by the real one of its name (`outward` gives formulas back in the symbols that were given).
         name: what error messages call `expr`.
 
     Raises:
@@ -53,7 +53,7 @@ class Field:
     """
 
     def __init__(self, expr: Any, states: Sequence[str | sp.Symbol], name: str = "expr"):
-        self.states = real_states(states)
+        self.states, self.given = real_states(states), symbols(states)
         self.why_no_formula = ""
         self._native: Callable | None = None
         self.expr: Any = None
@@ -86,6 +86,10 @@ class Field:
     @cached_property
     def _function(self) -> Callable:
         return jax_function(self.states, [self.formula()])
+
+    def outward(self, expr: Any) -> Any:
+        """A formula of `states` in the symbols that were given as states."""
+        return expr.xreplace(dict(zip(self.states, self.given, strict=True)))
 
     def formula(self) -> Any:
         """`expr`, or a TypeError that says why there is none."""

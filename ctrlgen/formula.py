@@ -151,17 +151,26 @@ def _decimal(number: sp.Float) -> sp.Rational:
 
 
 def real_states(states: Sequence[str | sp.Symbol]) -> tuple[sp.Symbol, ...]:
-    """The states as real variables: a symbol that assumes more than real becomes the real one of its name.
+    """The states as real variables: a plain symbol becomes the real one of its name.
+
+    SymPy simplifies by what a symbol assumes when a formula is written: √(x²) is x for a positive x. A formula that was
+    written so is not one of all real x, so symbols that assume more than real are refused.
 
     Raises:
-        ValueError: no states, two of one name, or one that is not real.
+        ValueError: no states, two of one name, or one that is not real or assumes more.
     """
 
     def real(symbol: sp.Symbol) -> sp.Symbol:
         if symbol.is_real is False or symbol.is_commutative is False:
             raise ValueError(f"states must be real variables; {symbol} is not. Pass symbols('{symbol}', real=True).")
-        plain = symbol.assumptions0 in (sp.Symbol("x").assumptions0, sp.Symbol("x", real=True).assumptions0)
-        return symbol if plain else sp.Symbol(symbol.name, real=True)
+        if symbol.assumptions0 not in (sp.Symbol("x").assumptions0, sp.Symbol("x", real=True).assumptions0):
+            plain = sp.Symbol("x", real=True).assumptions0
+            assumed = sorted(k for k, holds in symbol.assumptions0.items() if holds and k not in plain)
+            raise ValueError(
+                f"states must be real variables and assume no more; {symbol} is declared {', '.join(assumed)}. Pass "
+                f"symbols('{symbol}', real=True), and say the rest by a domain."
+            )
+        return sp.Symbol(symbol.name, real=True)
 
     return tuple(real(s) for s in symbols(states))
 

@@ -301,6 +301,8 @@ class ArbDomain(Domain):
             return self.one
         if a < 0:
             return -self.one
+        if not a.is_finite():
+            return abs(a) if a.is_nan() else (-self.one).union(self.one)
         return self.zero if a.is_zero() else (-self.one).union(self.one)
 
     def mul(self, a, b):

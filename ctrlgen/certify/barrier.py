@@ -15,6 +15,7 @@ import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.lyapunov import Time, check_time, evaluate, simplified
+from ctrlgen.certify.regular import regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Box, Domain, Sublevel, exact
 from ctrlgen.field import Field, VectorField
@@ -76,7 +77,7 @@ class BarrierFunction:
             ValueError: f does not have one component a state.
             TypeError: h or f has no formula.
         """
-        return simplified(self.field.lie(VectorField(f, self.states)).formula())
+        return self.field.outward(simplified(self.field.lie(VectorField(f, self.states)).formula()))
 
     def verify(
         self,
@@ -127,7 +128,7 @@ class BarrierFunction:
         return verdict
 
     def _meaning(self) -> str:
-        return f"h = {shown(self.field)} keeps trajectories from initial out of unsafe"
+        return f"h = {shown(self.field)} is a barrier between initial and unsafe"
 
     def _separation(self, start: Domain, bad: Domain) -> list[Claim]:
         return [
@@ -158,7 +159,13 @@ class BarrierFunction:
         assumptions = ["time is discrete" if stepwise else "a trajectory is followed while its solution exists"]
         if domain is not None:
             assumptions.append("a trajectory is followed only while it stays in the domain")
-        return combine(self._meaning(), settle(every, method, deadline), assumptions=assumptions, deadline=deadline)
+        parts = [("h", self.field, 1), ("f", f, 0)]
+        smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
+        for where_h in (start, bad) if domain is not None else ():
+            smooth += regular([("h", self.field, 0)], self.states, where_h, method, deadline.part(0.2))
+        steps = [*settle(every, method, deadline), *smooth]
+        meaning = "trajectories from initial never reach unsafe"
+        return combine(self._meaning(), steps, assumptions=assumptions, meaning=meaning, deadline=deadline)
 
     # Control barrier functions -------------------------------------------------------------------------------
 
@@ -217,7 +224,12 @@ class BarrierFunction:
             assumptions.append("a trajectory is followed only while it stays in the domain")
         if all(s == 0 for s in slopes):
             assumptions.append("L_g h = 0: no input acts on ḣ (see relative_degree, high_order)")
-        return combine(text, settle(every, method, deadline), assumptions=assumptions, deadline=deadline)
+        parts = [("h", self.field, 1), ("f", f, 0), *((f"g[:, {k}]", c, 0) for k, c in enumerate(columns))]
+        smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
+        z = sp.Symbol("h", real=True)
+        smooth += regular([("α", [alpha(z)], 1)], (z,), None, method, deadline.part(0.2))
+        steps = [*settle(every, method, deadline), *smooth]
+        return combine(text, steps, assumptions=assumptions, deadline=deadline)
 
     def relative_degree(self, f: Any, g: Any) -> int:
         """The number r of derivatives of h until an input appears: L_g L_f^k h ≡ 0 for k < r - 1, not for k = r - 1.

@@ -19,6 +19,7 @@ import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.spectrum import bounds_of_constant, definite_slack, root_ratio_decay, slowest
+from ctrlgen.certify.regular import regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain, Piece, exact
 from ctrlgen.field import VectorField
@@ -148,7 +149,7 @@ class ContractionMetric:
         if stopped is not None:
             return stopped
         steps = self._definite(domain, method, deadline.part(0.4))
-        steps += self._settle(self._defined(f, domain), method, deadline.part(0.4))
+        steps += self._smooth(f, domain, method, deadline.part(0.4))
         known = all(s.outcome.status is Status.PROVED for s in steps)
         last = self._settle(self._contracting(f, wanted, domain, method), method, deadline)
         refuted = known and any(s.outcome.status is Status.REFUTED for s in last)
@@ -174,7 +175,7 @@ class ContractionMetric:
         if stopped is not None:
             return stopped
         steps = self._definite(domain, method, deadline.part(0.4))
-        steps += self._settle(self._defined(f, domain), method, deadline.part(0.4))
+        steps += self._smooth(f, domain, method, deadline.part(0.4))
         if any(s.outcome.status is not Status.PROVED for s in steps):
             return self._verdict(steps, None, domain, start)
         change = self.derivative(f)
@@ -245,6 +246,8 @@ class ContractionMetric:
         deadline = check_timeout(timeout)
         if domain is not None:
             check_domain("domain", domain, self.states)
+            if len(domain.pieces(self.states)) != 1:
+                raise ValueError(f"domain must be one convex set, not a union of sets; got {domain!r}.")
         return f, deadline
 
     def _impossible(self, f: VectorField, domain: Domain | None) -> ContractionVerdict | None:
@@ -336,15 +339,9 @@ class ContractionMetric:
         where = domain if left.free_symbols or method == "interval" else None
         return claims(text, self.states, left, where, strict=False)
 
-    def _defined(self, f: VectorField, domain: Domain | None) -> list[Claim]:
-        """That f is defined on the domain, where its Jacobian might not tell."""
-        out = []
-        for atom in sorted(set().union(*(e.atoms(sp.log, sp.atanh) for e in f.formulas())), key=str):
-            (u,) = atom.args
-            inside = u if isinstance(atom, sp.log) else 1 - u**2
-            if inside.free_symbols:
-                out += claims(f"f is defined: {inside} > 0", self.states, inside, domain, strict=True)
-        return out
+    def _smooth(self, f: VectorField, domain: Domain | None, method: str, deadline: Deadline) -> list[Step]:
+        """That f and M are defined and Lipschitz on the domain, where their derivatives might not tell."""
+        return regular([("f", f, 1), ("M", list(self.matrix), 1)], self.states, domain, method, deadline)
 
     def _best(self, f, domain, which: int, seen, method: str, deadline: Deadline):
         """(step, largest provable rate or None, a refuted rate or None) on one piece of the domain."""

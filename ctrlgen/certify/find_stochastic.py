@@ -10,6 +10,7 @@ import sympy as sp
 from flint import fmpq, fmpq_mpoly
 
 from ctrlgen.certify.find_barrier import check_apart
+from ctrlgen.certify.regular import noise_entries, regular
 from ctrlgen.certify.stochastic import ProbabilityBound, StochasticBarrier, check_horizon
 from ctrlgen.certify.unknown import Condition, Coordinates, Setting, simple_vectors, too_large
 from ctrlgen.domain import Domain
@@ -37,14 +38,18 @@ def find_stochastic(
     noise, _, why = diffusion_matrix(diffusion, f.states)
     words: list[str] = []
     best: ProbabilityBound | None = None
+    parts = [("f", f, 0), ("G", noise_entries(diffusion, f.states), 0)]
+    smooth = regular(parts, f.states, regions[2], method, deadline.part(0.2))
     if f.exprs is None or noise is None:
         words.append(f.why_no_formula or why)
+    elif any(s.outcome.status is not Status.PROVED for s in smooth):
+        words += [f"{s.claim.text}: {s.outcome.reason}" for s in smooth if s.outcome.status is not Status.PROVED]
     else:
         for barrier in _barriers(f, noise, degree, regions, span, deadline, words):
             growth = barrier.field.generator(f, diffusion)
             verdict = barrier.bound(growth, regions, span, method, deadline.part(0.5))
             if verdict.status is Status.PROVED and (best is None or _value(verdict) < _value(best)):
-                best = replace(verdict, found=barrier)
+                best = replace(verdict, found=barrier, steps=(*verdict.steps, *smooth))
                 break
             words.append(f"a candidate was not proved: {verdict.reason[:200]}")
             if deadline.over:

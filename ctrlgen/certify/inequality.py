@@ -12,6 +12,7 @@ import sympy as sp
 from flint import fmpq
 
 from ctrlgen.certify.build import check_domain, claims, settle
+from ctrlgen.certify.regular import regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain
 from ctrlgen.field import Field
@@ -50,11 +51,10 @@ def nonnegative(
         check_domain("domain", domain, field.states, volume=False)
     sign = ">" if strict else "≥"
     text = f"p {sign} 0 {'on the whole space' if domain is None else f'on {domain!r}'}"
-    return combine(
-        text,
-        settle(claims(f"p {sign} 0", field.states, field, domain, strict=strict), method, deadline),
-        deadline=deadline,
-    )
+    steps = settle(claims(f"p {sign} 0", field.states, field, domain, strict=strict), method, deadline)
+    if field.expr is not None:
+        steps += regular([("p", field, 0)], field.states, domain, method, deadline)
+    return combine(text, steps, deadline=deadline)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -105,9 +105,13 @@ def lower_bound(
         )  # fmt: skip
         steps.append(Step(proved or claim, outcome))
         if value is None:
-            return combine("p is bounded below", steps, kind=Bound, deadline=deadline)
+            open_ones = combine("p is bounded below", steps, kind=Bound, deadline=deadline)
+            return replace(open_ones, status=Status.UNDECIDED, witness=None)
         if lowest is None or value < lowest:
             lowest, where = value, np.asarray(found[0], float)
+    steps += regular([("p", field, 0)], field.states, domain, method, deadline)
+    if any(s.outcome.status is not Status.PROVED for s in steps):
+        return combine("p is bounded below", steps, kind=Bound, deadline=deadline)
     return replace(combine(f"p ≥ {lowest}", steps, kind=Bound, deadline=deadline, bound=float(lowest)), witness=where)
 
 

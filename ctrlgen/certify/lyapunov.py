@@ -12,8 +12,9 @@ import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.coercive import radially_unbounded
+from ctrlgen.certify.regular import everywhere, noise_entries, regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
-from ctrlgen.domain import Domain
+from ctrlgen.domain import Ball, Domain
 from ctrlgen.field import Field, VectorField, rationalise
 from ctrlgen.precision import float64
 from ctrlgen.prove.claim import Outcome, Status
@@ -69,7 +70,7 @@ class LyapunovFunction:
         Raises:
             TypeError: V is a function without a formula.
         """
-        return self.field.formula()
+        return self.field.outward(self.field.formula())
 
     def __call__(self, x: Any) -> Any:
         """V in float64: (d,) -> (), (n, d) -> (n,)."""
@@ -89,11 +90,11 @@ class LyapunovFunction:
             TypeError: V or f has no formula.
             ValueError: f does not have d components.
         """
-        return simplified(self.field.lie(VectorField(f, self.states)).formula())
+        return self.field.outward(simplified(self.field.lie(VectorField(f, self.states)).formula()))
 
     def difference(self, f: Any) -> sp.Expr:
         """V(f(x)) - V(x), simplified: what V gains in one step of x⁺ = f(x)."""
-        return simplified((self.field.after(VectorField(f, self.states)) - self.field).formula())
+        return self.field.outward(simplified((self.field.after(VectorField(f, self.states)) - self.field).formula()))
 
     def generator(self, f: Any, diffusion: Any) -> sp.Expr:
         """𝓛V = ∇V·f + ½ tr(G Gᵀ ∇²V) of dX = f dt + G dW, simplified.
@@ -102,7 +103,7 @@ class LyapunovFunction:
             f: the drift, as in `derivative`.
             diffusion: G: a (d, m) matrix of formulas, a vector of d (one noise), or a scalar s, which means s·I.
         """
-        return simplified(self.field.generator(VectorField(f, self.states), diffusion).formula())
+        return self.field.outward(simplified(self.field.generator(VectorField(f, self.states), diffusion).formula()))
 
     def verify(
         self,
@@ -137,8 +138,12 @@ class LyapunovFunction:
         self._check_rest(field, discrete)
         if domain is not None:
             check_domain("domain", domain, self.states)
-            self._check_inside(domain)
+        interior = domain is None or self._check_inside(domain)
         outside = self._outside(exclude)
+        if exclude is not None and domain is not None:
+            check_domain(
+                "exclude: the domain outside the excluded ball", domain & ~Ball(self.equilibrium, exclude), self.states
+            )
         except_at = self.equilibrium if exclude is None else None
         fall = self.field - self.field.after(field) if discrete else -self.field.lie(field)
         if fall.expr is not None and fall.expr.is_polynomial(*self.states):
@@ -154,10 +159,16 @@ class LyapunovFunction:
             f"{name} {'<' if strict else '≤'} 0", self.states, fall, domain, strict=strict,
             **(shared if strict else {"guards": outside}),
         )  # fmt: skip
+        parts = [("V", self.field, 1), ("f", field, 0)]
+        smooth = regular(parts, self.states, domain, method, deadline.part(0.3), outside)
         steps = settle_worst_first(every, first, method, deadline)
         assumptions = []
         if domain is not None:
-            assumptions.append("about trajectories that stay in the domain; sublevel sets of V inside it are such sets")
+            assumptions.append(
+                "about trajectories that stay in the domain: those from {V ≤ c} do, if all of that set is in it"
+            )
+        if not interior and exclude is None:
+            assumptions.append("the equilibrium lies on the edge of the domain, which is taken to be forward invariant")
         if not strict:
             assumptions.append(
                 f"{name} ≤ 0 proves stability. Asymptotic stability follows by LaSalle's principle if no trajectory "
@@ -165,9 +176,13 @@ class LyapunovFunction:
             )
         if domain is None and exclude is None and all(s.outcome.status is Status.PROVED for s in steps):
             steps.append(radially_unbounded(self.field, steps[0], deadline))
-        meaning = _meaning(domain, strict, exclude)
-        return combine(f"V > 0 and {name} {'<' if strict else '≤'} 0 away from the equilibrium, {where}: {meaning}",
-                       steps, assumptions=assumptions, deadline=deadline)  # fmt: skip
+        return combine(
+            f"V > 0 and {name} {'<' if strict else '≤'} 0 away from the equilibrium, {where}",
+            [*steps, *smooth],
+            assumptions=assumptions,
+            meaning=_meaning(domain, strict, exclude, interior),
+            deadline=deadline,
+        )
 
     def verify_drift(
         self,
@@ -206,10 +221,14 @@ class LyapunovFunction:
                 )
         if domain is not None:
             check_domain("domain", domain, self.states)
-        drift = self.field.generator(VectorField(f, self.states), diffusion)
+        field = VectorField(f, self.states)
+        drift = self.field.generator(field, diffusion)
         if drift.expr is None or self.field.expr is None:
             raise ValueError(f"V and f must have formulas here: {drift.why_no_formula or self.field.why_no_formula}.")
         text = "𝓛V ≤ -c V + b"
+        noise = noise_entries(diffusion, self.states)
+        parts = [("V", self.field, 2), ("f", field, 0), ("G", noise, 0)]
+        smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
         shape = claims("V ≥ 0", self.states, self.field, domain, strict=False)
         steps = settle(shape, method, deadline.part(0.3))
         if domain is None and all(s.outcome.status is Status.PROVED for s in steps):
@@ -246,7 +265,7 @@ class LyapunovFunction:
                 "the noise reaches every open set from every point (true of a nondegenerate G), for ergodicity",
             )
         return combine(
-            f"{text} with V ≥ 0{' and V → ∞' if domain is None else ''}", steps,
+            f"{text} with V ≥ 0{' and V → ∞' if domain is None else ''}", [*steps, *smooth],
             assumptions=assumptions, kind=FosterLyapunov, deadline=deadline, **extra,
         )  # fmt: skip
 
@@ -269,11 +288,17 @@ class LyapunovFunction:
                     "LyapunovFunction, or shift the coordinates."
                 )
 
-    def _check_inside(self, domain: Domain) -> None:
+    def _check_inside(self, domain: Domain) -> bool:
+        """Is the equilibrium in the interior of the domain? ValueError if it is not in it at all."""
         values = dict(zip(self.states, self.equilibrium, strict=True))
+        inside = False
         for piece in domain.pieces(self.states):
-            if all(bool(sp.N(g.xreplace(values)) >= 0) for g in piece.guards):
-                return
+            at = [sp.N(g.xreplace(values), 30) for g in piece.guards]
+            if all(v.is_real for v in at) and all(v > 0 for v in at) and everywhere(piece.guards):
+                return True
+            inside = inside or all(v.is_real and v >= 0 for v in at)
+        if inside:
+            return False
         raise ValueError(
             f"domain must contain the equilibrium {_show(self.equilibrium)}; got {domain!r}. Enlarge it, or pass "
             "equilibrium= to LyapunovFunction."
@@ -336,11 +361,12 @@ def settle_worst_first(every, first, method, deadline) -> list[Step]:
     return [*rest, *motion]
 
 
-def _meaning(domain: Domain | None, strict: bool, exclude: float | None) -> str:
+def _meaning(domain: Domain | None, strict: bool, exclude: float | None, interior: bool) -> str:
     if exclude is not None:
         return "V falls outside the excluded ball"
     kind = "asymptotically stable" if strict else "stable"
-    return f"the equilibrium is {'globally ' if domain is None and strict else ''}{kind}"
+    relative = "" if interior else ", relative to the domain"
+    return f"the equilibrium is {'globally ' if domain is None and strict else ''}{kind}{relative}"
 
 
 def check_time(time: str | None, field: VectorField) -> bool:

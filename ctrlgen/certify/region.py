@@ -13,6 +13,7 @@ import sympy as sp
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.coercive import radially_unbounded
 from ctrlgen.certify.lyapunov import LyapunovFunction, Time, _show, check_time
+from ctrlgen.certify.regular import everywhere, regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField
@@ -102,12 +103,21 @@ def region_of_attraction(
         lyapunov._check_inside(domain)
         if len(domain.pieces(lyapunov.states)) != 1:
             raise ValueError(f"domain must be one set, not a union, for a region of attraction; got {domain!r}.")
+        if not everywhere(domain.guards(lyapunov.states)):
+            raise ValueError(
+                "domain must be given by formulas that are continuous everywhere, so that its edge is where one is zero; "
+                f"got {domain!r}."
+            )
     step = lyapunov.field - lyapunov.field.after(field) if discrete else -lyapunov.field.lie(field)
     if step.expr is None or lyapunov.field.expr is None:
         raise ValueError(f"V and f must have formulas here: {step.why_no_formula or lyapunov.field.why_no_formula}.")
     fall = sp.expand(step.expr) if step.expr.is_polynomial(*lyapunov.states) else step.expr
+    smooth = regular([("V", lyapunov.field, 1), ("f", field, 0)], lyapunov.states, domain, method, deadline.part(0.2))
+    if any(s.outcome.status is not Status.PROVED for s in smooth):
+        text = f"{{V < ρ}} is in the region of attraction of {_show(lyapunov.equilibrium)}"
+        return combine(text, smooth, kind=Region, deadline=deadline, lyapunov=lyapunov, f=field)
     found = _Search(lyapunov, field, fall, domain, method, deadline, discrete).run()
-    return replace(found, lyapunov=lyapunov, f=field)
+    return replace(found, steps=(*found.steps, *smooth), lyapunov=lyapunov, f=field)
 
 
 class _Search:
@@ -134,14 +144,14 @@ class _Search:
         enclosed = self.domain is not None and all(None not in side for side in self.domain.box(self.states))
         bounded = [] if enclosed else self.bounded()
         if bounded and bounded[-1].outcome.status is not Status.PROVED:
-            return combine(text, bounded, kind=Region, deadline=self.deadline, refuted_at=refuted)
+            return self.unsettled(text, bounded, refuted)
         if not limits:
             return self.everywhere(text, bounded)
         estimate = min(limits)
         if refuted is not None and point is not None and np.linalg.norm(point - self.x0) < 1e-6:
             near = self.claim_at(sp.Rational(Fraction(2 * refuted)))
             bad = decide(near, "search", self.deadline.part(0.3))
-            return combine(text, [*bounded, Step(near, bad)], kind=Region, deadline=self.deadline, refuted_at=refuted)
+            return self.unsettled(text, [*bounded, Step(near, bad)], refuted)
         level, claim, outcome = best_bound(
             self.claim_at, estimate, self.method, self.deadline.part(0.8), scale=abs(estimate), least=0
         )
@@ -149,22 +159,33 @@ class _Search:
             steps = [Step(claim or self.claim_at(sp.Rational(Fraction(estimate))), outcome)]
             if outcome.status is Status.PROVED:
                 steps = bounded
-            return combine(text, [*bounded, *steps], kind=Region, deadline=self.deadline, refuted_at=refuted)
+            return self.unsettled(text, [*bounded, *steps], refuted)
         steps = [*bounded, Step(claim, outcome)]
         if self.domain is not None:
             level, steps = self.inside(level, steps)
+        if level is None:
+            return self.unsettled(text, steps, refuted)
         final = combine(
-            text.replace("ρ", str(float(level))) if level is not None else text,
+            text.replace("ρ", str(float(level))),
             steps,
             assumptions=() if self.domain is None else (f"the region is the part of the set inside {self.domain!r}",),
             kind=Region,
             deadline=self.deadline,
-            level=float(level) if level is not None else None,
+            level=float(level),
             refuted_at=refuted,
         )
         if witness is not None and final.status is Status.PROVED:
             return replace(final, witness=np.array([float(v) for v in witness]))
         return final
+
+    def unsettled(self, text: str, steps: list[Step], refuted: float | None = None) -> Region:
+        """No level was proved. That V fails says nothing of the equilibrium: never more than UNDECIDED."""
+        found = combine(text, steps, kind=Region, deadline=self.deadline, refuted_at=refuted)
+        if found.status is not Status.REFUTED:
+            return found
+        bad = next(s for s in steps if s.outcome.status is Status.REFUTED)
+        reason = f"V does not prove it: {bad.claim.text} fails at the witness"
+        return replace(found, status=Status.UNDECIDED, reason=reason)
 
     # What is claimed ----------------------------------------------------------------------------------------
 
@@ -199,25 +220,14 @@ class _Search:
 
     def everywhere(self, text: str, bounded: list[Step]) -> Region:
         """No point with V̇ ≥ 0 was seen: is it negative everywhere (in the domain)?"""
-        if self.domain is not None:
-            level = self.deepest_inside()
-            if level is not None:
-                return level
         claim = replace(self.claim_at(sp.Integer(1)), open_guards=(), text=f"{self.name} < 0 away from the equilibrium")
         if self.domain is None:
             claim = replace(claim, box=((None, None),) * len(self.states))
         step = Step(claim, decide(claim, self.method, self.deadline))
-        done = step.outcome.status is Status.PROVED and self.domain is None
-        return combine(
-            "the region of attraction is the whole space" if done else text,
-            [*bounded, step],
-            kind=Region,
-            deadline=self.deadline,
-            level=np.inf if done else None,
-        )
-
-    def deepest_inside(self) -> Region | None:
-        return None
+        if step.outcome.status is not Status.PROVED or self.domain is not None:
+            return self.unsettled(text, [*bounded, step])
+        text = "the region of attraction is the whole space"
+        return combine(text, [*bounded, step], kind=Region, deadline=self.deadline, level=np.inf)
 
     def boundary_level(self) -> float | None:
         """About the smallest V on the boundary of the domain."""

@@ -22,6 +22,7 @@ import sympy as sp
 from ctrlgen.certify.barrier import check_sets, shown
 from ctrlgen.certify.build import claims, settle
 from ctrlgen.certify.lyapunov import evaluate, simplified
+from ctrlgen.certify.regular import noise_entries, regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain, exact
 from ctrlgen.field import Field, VectorField
@@ -122,7 +123,14 @@ class StochasticBarrier:
         f, span = VectorField(f, self.states), check_horizon(horizon)
         start, bad = check_sets(self.states, initial=initial, unsafe=unsafe, domain=domain)
         growth = self.field.generator(f, diffusion)
-        return self.bound(growth, (start, bad, domain), span, method, deadline)
+        noise = noise_entries(diffusion, self.states)
+        parts = [("B", self.field, 2), ("f", f, 0), ("G", noise, 0)]
+        smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
+        found = self.bound(growth, (start, bad, domain), span, method, deadline)
+        if all(s.outcome.status is Status.PROVED for s in smooth):
+            return replace(found, steps=(*found.steps, *smooth))
+        steps = [*found.steps, *smooth]
+        return combine(found.claim, steps, kind=ProbabilityBound, assumptions=found.assumptions, deadline=deadline)
 
     def bound(
         self,

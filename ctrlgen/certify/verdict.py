@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,21 @@ class Step:
 
     def recheck(self) -> bool:
         """Verify the answer again: a proof by its certificate, without its solver, a refutation by its witness."""
+        certificate = self.outcome.certificate
+        if certificate is not None and not _same(getattr(certificate, "claim", None), self.claim):
+            return False
         if self.outcome.status is Status.PROVED:
-            return self.outcome.certificate is not None and bool(self.outcome.certificate.recheck())
+            return certificate is not None and bool(certificate.recheck())
         if self.outcome.status is Status.REFUTED and self.outcome.witness is not None:
             return bool(violates(self.claim, self.outcome.witness)[0])
-        if self.outcome.status is Status.REFUTED and self.outcome.certificate is not None:
-            return bool(self.outcome.certificate.recheck())
+        if self.outcome.status is Status.REFUTED and certificate is not None:
+            return bool(certificate.recheck())
         return False
+
+
+def _same(a: Claim | None, b: Claim) -> bool:
+    """Are two claims the same but for their words?"""
+    return a is not None and all(getattr(a, f.name) == getattr(b, f.name) for f in fields(Claim) if f.name != "text")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -100,7 +108,7 @@ class Verdict:
         lines = [type(self).__name__]
         for name, value in self._rows():
             lines += textwrap.wrap(
-                value, WIDTH, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13, break_long_words=False
+                value, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_long_words=False
             ) or [f"  {name}"]
         return "\n".join(lines)
 
@@ -145,11 +153,14 @@ def combine(
     steps: Sequence[Step],
     *,
     assumptions: Sequence[str] = (),
+    meaning: str = "",
     kind: Any = Verdict,
     deadline: Deadline | None = None,
     **extra: Any,
 ):
     """The verdict on a claim that consists of all these steps; `deadline` tells the time spent, else the steps' sum.
+
+    `meaning` is what follows from the claim, said only where it is proved.
 
     PROVED if every step is; REFUTED if any step is; else UNDECIDED, with the reasons of the steps that are open.
     """
@@ -166,7 +177,7 @@ def combine(
     taken = dict.fromkeys([*assumptions, *(a for o in outcomes for a in o.assumptions)])
     reason = "" if status is Status.PROVED else "; ".join(f"{o.reason}" for o in told if o.reason)
     values = {
-        "claim": claim,
+        "claim": f"{claim}: {meaning}" if meaning and status is Status.PROVED else claim,
         "status": status,
         "method": "+".join(dict.fromkeys(o.method for o in told)) or "none",
         "assumptions": tuple(taken),

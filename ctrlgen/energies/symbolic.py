@@ -36,7 +36,7 @@ class SymbolicEnergy(Energy):
 
     def symbolic(self, states: Any = None):
         if states is None:
-            return self.field.expr
+            return self.field.outward(self.field.expr)
         new = symbols(states)
         if len(new) != self.dim:
             raise ValueError(f"states must name {self.dim} variables for this energy; got {len(new)}.")

@@ -1,0 +1,216 @@
+"""Are the functions of a certificate defined, continuous and differentiable where its theorem asks for that?
+
+A derivative that looks fine proves nothing of a function that jumps: atan(1/x) falls everywhere, and climbs by π at 0.
+So the formulas are looked at as they were given, before anything is differentiated, expanded or cancelled: each
+denominator, logarithm, root and inverse function gives a claim on the domain. Polynomials, sin, exp and the like cost
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import sympy as sp
+
+from ctrlgen.certify.build import claims, settle
+from ctrlgen.certify.verdict import Step
+from ctrlgen.domain import Domain
+from ctrlgen.field import Field, VectorField, traced
+from ctrlgen.formula import entries_of, read_formula
+from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
+from ctrlgen.trace import NoFormula, trace
+
+ENTIRE = (sp.exp, sp.sin, sp.cos, sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.asinh, sp.erf)
+KINKED = (sp.Abs, sp.Min, sp.Max)
+# primitives that may jump, or whose derivative in JAX need not be that of the function
+BRANCHES = {
+    "select_n", "sign", "floor", "ceil", "round", "rem", "atan2", "cond", "while", "scan", "sort", "argmax", "argmin",
+    "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient", "pure_callback", "clamp",
+    "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite", "convert_element_type_to_int",
+}  # fmt: skip
+
+Condition = tuple[sp.Expr, str]  # an expression, and what it must be: "> 0", "≥ 0" or "≠ 0"
+
+
+class _Jumps(ValueError):
+    """A function that may jump."""
+
+
+def conditions(expr: sp.Expr, order: int) -> list[Condition]:
+    """What makes a formula continuous (order 0), locally Lipschitz (1) or twice differentiable (2), by its form.
+
+    Raises:
+        _Jumps: it holds a function that may jump, or one with a kink where two derivatives are needed.
+    """
+    out: list[Condition] = []
+    for part in sp.preorder_traversal(expr):
+        if isinstance(part, (sp.Symbol, sp.Number, sp.NumberSymbol)) or part.is_Add or part.is_Mul:
+            continue
+        if not part.free_symbols or isinstance(part, ENTIRE):
+            continue
+        if part.is_Pow:
+            base, exponent = part.args
+            if base.is_positive and not base.free_symbols:
+                continue
+            if exponent.is_Integer:
+                if exponent < 0:
+                    out.append((base, "≠ 0"))
+            elif exponent.is_Rational and exponent >= max(order, 0) and exponent > 0:
+                out.append((base, "≥ 0"))
+            else:
+                out.append((base, "> 0"))
+        elif isinstance(part, (sp.tan, sp.sec)):
+            out.append((sp.cos(part.args[0]), "≠ 0"))
+        elif isinstance(part, (sp.cot, sp.csc)):
+            out.append((sp.sin(part.args[0]), "≠ 0"))
+        elif isinstance(part, sp.log):
+            out.append((part.args[0], "> 0"))
+        elif isinstance(part, sp.atanh):
+            out.append((1 - part.args[0] ** 2, "> 0"))
+        elif isinstance(part, (sp.asin, sp.acos)):
+            out.append((1 - part.args[0] ** 2, "> 0" if order else "≥ 0"))
+        elif isinstance(part, sp.acosh):
+            out.append((part.args[0] - 1, "> 0" if order else "≥ 0"))
+        elif isinstance(part, KINKED):
+            if order >= 2:
+                raise _Jumps(f"{part} has a kink, and two derivatives are needed")
+        else:
+            raise _Jumps(f"{part} may jump, or nothing is known of {type(part).__name__}")
+    return [(e, sign) for e, sign in dict.fromkeys(out) if not _holds_by_form(e, sign)]
+
+
+def _holds_by_form(expr: sp.Expr, sign: str) -> bool:
+    """A positive number plus even powers of states with positive coefficients: 1 + x² and the like."""
+    terms = sp.Add.make_args(expr)
+    even = all(
+        all(
+            (f.is_number and f.is_positive) or (f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp % 2 == 0 and f.exp > 0)
+            for f in sp.Mul.make_args(t)
+        )
+        for t in terms
+    )  # fmt: skip
+    return even and (sign == "≥ 0" or any(t.is_number and t.is_positive for t in terms))
+
+
+def everywhere(exprs: Sequence[sp.Expr]) -> bool:
+    """Are the formulas continuous on the whole space, by their form alone?"""
+    try:
+        return not any(conditions(e, 0) for e in exprs)
+    except _Jumps:
+        return False
+
+
+def regular(
+    parts: Sequence[tuple[str, Any, int]],
+    states: tuple[sp.Symbol, ...],
+    domain: Domain | None,
+    method: str,
+    deadline: Deadline,
+    guards: Sequence[sp.Expr] = (),
+) -> list[Step]:
+    """Steps that establish that every part is as smooth as asked on the domain; none where the form says so.
+
+    Args:
+        parts: (name, function, order): a Field, a VectorField or a sequence of formulas, and 0 for continuous, 1 for
+            locally Lipschitz, 2 for twice differentiable.
+        states, domain, guards: where.
+        method, deadline: how the side claims are decided.
+
+    A condition that fails, or is not settled, gives an UNDECIDED step: the theorem then does not apply, which says
+    nothing of the system.
+    """
+    steps: list[Step] = []
+    seen: set[Condition] = set()
+    for name, thing, order in parts:
+        formulas = _formulas(thing)
+        if formulas is None:
+            reason = _why_it_may_branch(thing)
+            if reason:
+                steps.append(_open(f"{name} is continuous", states, reason))
+            continue
+        for expr in formulas:
+            try:
+                found = conditions(sp.sympify(expr), order)
+            except _Jumps as error:
+                steps.append(_open(f"{name} is {_KIND[order]}", states, str(error)))
+                continue
+            for condition in found:
+                if condition not in seen:
+                    seen.add(condition)
+                    steps += _settle(name, condition, states, domain, method, deadline, guards)
+    return steps
+
+
+_KIND = ("continuous", "locally Lipschitz", "twice differentiable")
+
+
+def noise_entries(diffusion: Any, states: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
+    """The entries of the noise matrix G as they were given, where they are formulas; a callable's are traced formulas."""
+    if callable(diffusion) and not isinstance(diffusion, (sp.Basic, sp.MatrixBase)):
+        values = traced(diffusion, states, None, "diffusion")[0]
+        return [] if values is None else list(values.ravel())
+    entries = entries_of(diffusion)
+    flat: list[Any] = []
+    for e in entries if isinstance(entries, list) else [entries]:
+        flat += list(e) if isinstance(e, list) else [e]
+    return [read_formula(e, states, "diffusion") for e in flat]
+
+
+def _settle(name, condition, states, domain, method, deadline, guards) -> list[Step]:
+    expr, sign = condition
+    text = f"{name} is defined: {expr} {sign}"
+    if not expr.free_symbols:
+        holds = {"> 0": expr.is_positive, "≥ 0": expr.is_nonnegative, "≠ 0": expr.is_nonzero}[sign]
+        return [] if holds else [_open(text, states, f"{expr} is not {sign}")]
+    out = []
+    for claim in claims(text, states, expr, domain, strict=sign != "≥ 0", guards=guards):
+        tries = [claim]
+        if sign == "≠ 0":
+            tries.append(replace(claim, matrix=-claim.matrix, text=f"{name} is defined: {-expr} > 0"))
+        step = None
+        for one in tries:
+            step = settle([one], method if method != "search" else "auto", deadline.part(0.3))[0]
+            if step.outcome.status is Status.PROVED:
+                break
+        assert step is not None  # noqa: S101  (there is at least one try)
+        if step.outcome.status is not Status.PROVED:
+            step = _open(text, states, f"not established: {step.outcome.reason}")
+        out.append(step)
+    return out
+
+
+def _open(text: str, states: tuple[sp.Symbol, ...], reason: str) -> Step:
+    claim = Claim(text=text, states=states, strict=False)
+    return Step(claim, Outcome(status=Status.UNDECIDED, method="symbolic", reason=reason))
+
+
+def _formulas(thing: Any) -> Sequence[sp.Expr] | None:
+    if isinstance(thing, Field):
+        return None if thing.expr is None else [thing.expr]
+    if isinstance(thing, VectorField):
+        return thing.exprs
+    return thing
+
+
+def _why_it_may_branch(thing: Field | VectorField) -> str:
+    """Why a function without formula may jump or have another derivative than JAX says; empty if it may not."""
+    try:
+        closed = trace(thing.columns, (thing.dim,))
+    except (NoFormula, TypeError, ValueError) as error:
+        return f"it cannot be traced: {error}"
+    found = sorted(_primitives(closed.jaxpr) & BRANCHES)
+    return f"it holds {', '.join(found)}, across which it may jump or its derivative may be another" if found else ""
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    out: set[str] = set()
+    for eqn in jaxpr.eqns:
+        out.add(eqn.primitive.name)
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, (list, tuple)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    out |= _primitives(inner)
+    return out
