@@ -179,7 +179,8 @@ def test_a_verdict_says_everything_in_a_terminal():
     assert lines[0] == "Verdict"
     names = [line[2:13].strip() for line in lines[1:]]
     assert names == ["claim", "status", "method", "assumes", "witness", "step", "step", "why", "time"]
-    for words in ("V > 0 & V̇ < 0 on <the set>", "REFUTED", "100 % of _it_", "-0.125", "0.33333", "V > 0: PROVED [exact]",
+    for words in ("V > 0 & V̇ < 0 on <the set>", "REFUTED",
+                  "100 % of _it_", "-0.125", "0.33333", "V > 0: PROVED [exact]",
                   "V̇ < 0: REFUTED [exact] <found>", "0.100 s"):  # fmt: skip
         assert words in text
     assert "margin     0.25" in repr(combine("x", [proved(margin=0.25)]))

@@ -116,8 +116,7 @@ def test_facts_are_true_and_the_target_has_the_sign_of_the_formula(spied, rng, n
     problem, atoms = spied(made, keyed=False)
     low, high = np.array(box if box else ((-8, 8), (-8, 8)), dtype=float).T
     points = [*rng.uniform(low, high, size=(25, 2)), 1e-4 * rng.uniform(np.maximum(low, -1), np.minimum(high, 1))]
-    if box:
-        points += [low, high]
+    points += [low, high] if box else [np.array([3e5, -1e-3]), np.array([-1e-3, -2e4])]
     seen = 0
     for point in points:
         x = [R(float(v)) for v in point]
