@@ -18,8 +18,8 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
-from ctrlgen.certify.spectrum import bounds_of_constant, definite_slack, root_ratio_decay, slowest
 from ctrlgen.certify.regular import regular
+from ctrlgen.certify.spectrum import bounds_of_constant, definite_slack, root_ratio_decay, slowest
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain, Piece, exact
 from ctrlgen.field import VectorField

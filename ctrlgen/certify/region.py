@@ -105,7 +105,7 @@ def region_of_attraction(
             raise ValueError(f"domain must be one set, not a union, for a region of attraction; got {domain!r}.")
         if not everywhere(domain.guards(lyapunov.states)):
             raise ValueError(
-                "domain must be given by formulas that are continuous everywhere, so that its edge is where one is zero; "
+                "domain must be given by formulas that are continuous everywhere: its edge is where one is zero; "
                 f"got {domain!r}."
             )
     step = lyapunov.field - lyapunov.field.after(field) if discrete else -lyapunov.field.lie(field)

@@ -83,14 +83,14 @@ def conditions(expr: sp.Expr, order: int) -> list[Condition]:
 
 def _holds_by_form(expr: sp.Expr, sign: str) -> bool:
     """A positive number plus even powers of states with positive coefficients: 1 + x² and the like."""
+
+    def good(f: sp.Expr) -> bool:
+        if f.is_number:
+            return f.is_positive is True
+        return bool(f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp > 0 and f.exp % 2 == 0)
+
     terms = sp.Add.make_args(expr)
-    even = all(
-        all(
-            (f.is_number and f.is_positive) or (f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp % 2 == 0 and f.exp > 0)
-            for f in sp.Mul.make_args(t)
-        )
-        for t in terms
-    )  # fmt: skip
+    even = all(all(good(f) for f in sp.Mul.make_args(t)) for t in terms)
     return even and (sign == "≥ 0" or any(t.is_number and t.is_positive for t in terms))
 
 
@@ -147,7 +147,7 @@ _KIND = ("continuous", "locally Lipschitz", "twice differentiable")
 
 
 def noise_entries(diffusion: Any, states: tuple[sp.Symbol, ...]) -> list[sp.Expr]:
-    """The entries of the noise matrix G as they were given, where they are formulas; a callable's are traced formulas."""
+    """The entries of the noise matrix G as they were given, before G Gᵀ is formed; a callable's as they are traced."""
     if callable(diffusion) and not isinstance(diffusion, (sp.Basic, sp.MatrixBase)):
         values = traced(diffusion, states, None, "diffusion")[0]
         return [] if values is None else list(values.ravel())
@@ -174,7 +174,7 @@ def _settle(name, condition, states, domain, method, deadline, guards) -> list[S
             step = settle([one], method if method != "search" else "auto", deadline.part(0.3))[0]
             if step.outcome.status is Status.PROVED:
                 break
-        assert step is not None  # noqa: S101  (there is at least one try)
+        assert step is not None
         if step.outcome.status is not Status.PROVED:
             step = _open(text, states, f"not established: {step.outcome.reason}")
         out.append(step)
@@ -209,8 +209,8 @@ def _primitives(jaxpr: Any) -> set[str]:
     for eqn in jaxpr.eqns:
         out.add(eqn.primitive.name)
         for value in eqn.params.values():
-            for inner in value if isinstance(value, (list, tuple)) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                inner = getattr(item, "jaxpr", item)
                 if hasattr(inner, "eqns"):
                     out |= _primitives(inner)
     return out

@@ -190,9 +190,8 @@ def test_metric_by_cvxpy(benchmark):
     def solve():
         m, t = cp.Variable((4, 4), symmetric=True), cp.Variable()
         flow = m @ a + a.T @ m + 0.8 * m
-        cp.Problem(cp.Maximize(t), [m >> t * np.eye(4), -flow >> t * np.eye(4), cp.trace(m) == 4]).solve(
-            solver="CLARABEL"
-        )
+        rules = [m >> t * np.eye(4), -flow >> t * np.eye(4), cp.trace(m) == 4]
+        cp.Problem(cp.Maximize(t), rules).solve(solver="CLARABEL")
         return m.value
 
     value = benchmark(solve)

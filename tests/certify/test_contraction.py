@@ -97,11 +97,10 @@ def test_every_engine_settles_numbers(method):
     assert ContractionMetric([[2, 1], [1, 2]], X).rate(["-x", "-y"], box, method).rate == pytest.approx(1, abs=1e-6)
 
 
-def test_a_union_has_the_rate_of_its_worst_piece():
+def test_a_union_is_refused_for_two_points_of_it_need_no_path_in_it():
     metric = ContractionMetric([[1]], ["x"])
-    verdict = metric.rate(["-2*x + x**2"], Box([-2], [-1]) | Box([0.25], [0.5]))
-    assert verdict.rate == 1.0
-    assert len(verdict.steps) == 3
+    with pytest.raises(ValueError, match="domain must be one convex set, not a union"):
+        metric.rate(["-2*x + x**2"], Box([-2], [-1]) | Box([0.25], [0.5]))
 
 
 # Quadratic energies ----------------------------------------------------------------------------------------------

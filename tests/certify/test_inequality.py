@@ -30,7 +30,7 @@ def test_a_sum_of_squares_is_recognised():
     verdict = cg.sum_of_squares("2*x**4 + 2*x**3*y - x**2*y**2 + 5*y**4", XY)
     assert verdict.status is Status.PROVED
     assert verdict.recheck()
-    # a binary form is a sum of squares if and only if it is nonnegative: it is with -2, and negative at (1.4, -1) with -4
+    # a binary form is a sum of squares if it is nonnegative: it is with -2, and negative at (1.4, -1) with -4
     assert cg.sum_of_squares("2*x**4 + 2*x**3*y - 2*x**2*y**2 + 5*y**4", XY).status is Status.PROVED
     assert cg.sum_of_squares("2*x**4 + 2*x**3*y - 4*x**2*y**2 + 5*y**4", XY).status is Status.REFUTED
 

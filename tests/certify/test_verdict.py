@@ -16,11 +16,14 @@ R = sp.Rational
 X, Y = XY = sp.symbols("x y", real=True)
 
 
-class Certificate:
-    """Says what it is told to."""
+CLAIM = Claim(text="", states=XY, matrix=sp.Matrix([[X**2 - 1]]), strict=False)
 
-    def __init__(self, good):
-        self.good = good
+
+class Certificate:
+    """Says what it is told to, of the claim that `step` makes unless it is given another."""
+
+    def __init__(self, good, claim=CLAIM):
+        self.good, self.claim = good, claim
 
     def recheck(self):
         return self.good
@@ -105,7 +108,7 @@ def test_other_kinds_of_verdicts_and_overridden_fields():
     verdict = combine("all", [proved()], kind=Levelled, level=2.25, method="by hand")
     assert isinstance(verdict, Levelled)
     assert (verdict.level, verdict.method, verdict.status) == (2.25, "by hand", Status.PROVED)
-    assert "level      2.25" in repr(verdict)
+    assert "level       2.25" in repr(verdict)
 
 
 def test_a_verdict_has_no_truth_value():
@@ -122,6 +125,14 @@ def test_a_proof_stands_if_every_certificate_does():
     assert combine("all", [proved(), proved()]).recheck()
     assert not combine("all", [proved(), proved(good=False)]).recheck()
     assert not combine("all", [proved(), step(Status.PROVED)]).recheck()
+
+
+def test_a_certificate_of_another_claim_proves_nothing():
+    assert not combine("all", [proved(body=-1 - X**2)]).recheck()
+    assert not combine("all", [proved(strict=True)]).recheck()
+    other = Claim(text="", states=XY, matrix=CLAIM.matrix, strict=False, guards=(X,))
+    assert not combine("all", [step(Status.PROVED, certificate=Certificate(True, other))]).recheck()
+    assert combine("all", [proved(text="the same in other words")]).recheck()
 
 
 def test_a_refutation_stands_if_its_witness_does():
@@ -183,7 +194,7 @@ def test_a_verdict_says_everything_in_a_terminal():
                   "100 % of _it_", "-0.125", "0.33333", "V > 0: PROVED [exact]",
                   "V̇ < 0: REFUTED [exact] <found>", "0.100 s"):  # fmt: skip
         assert words in text
-    assert "margin     0.25" in repr(combine("x", [proved(margin=0.25)]))
+    assert "margin      0.25" in repr(combine("x", [proved(margin=0.25)]))
 
 
 def test_long_lines_are_wrapped_and_nothing_is_lost():
