@@ -9,7 +9,7 @@ from flint import fmpq
 
 from ctrlgen.prove import exact, interval
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
-from ctrlgen.prove.polynomial import translate
+from ctrlgen.prove.polynomial import ring, to_poly, translate
 
 R = sp.Rational
 X, Y, Z = XYZ = sp.symbols("x y z", real=True)
@@ -348,6 +348,32 @@ def test_it_says_what_it_found():
     ],
 )
 def test_common_zeros(forms, i, expected):
-    from ctrlgen.prove.polynomial import ring, to_poly
-
     assert exact._no_common_zero([to_poly(f, (X, Y), ring(2)) for f in forms], i) is expected
+
+
+DISC = {"guards": (1 - X**2 - Y**2,)}
+
+
+@pytest.mark.parametrize(
+    ("s", "options", "expected"),
+    [
+        (X**2 + Y**2, {"strict": True, "origin": True}, True),
+        (X**2 + Y**4, {"strict": True, "origin": True, **DISC}, True),
+        (X**2, {"strict": True, "origin": True}, False),  # zero along a line on which p > 0 is claimed
+        (X**2 + X**2 * Y**2, {"strict": True, "origin": True}, False),
+        (X**2 + Y**2, {"strict": True}, False),  # zero at a point where p > 0 is claimed
+        (X**2 + Y**2, {}, True),  # p ≥ 0 follows there by continuity
+        (X**2, {}, False),
+        (X**2 + Y**2, DISC, False),  # the set may have isolated points
+        (1 + X**2, {"strict": True}, True),
+        (1 + X**2 * Y**4, DISC, True),
+        (1 - X**2, {}, False),
+        (1 + X * Y, {}, False),
+        (1 + X**3, {}, False),
+        (sp.S.Zero, {}, False),
+    ],
+)
+def test_which_multipliers_are_positive(s, options, expected):
+    problem = translate(claim(X**2 + Y**2, **options))
+    made = to_poly(s, problem.variables, problem.context)
+    assert exact._positive_multiplier(made, problem, options.get("strict", False)) is expected
