@@ -141,7 +141,7 @@ def rationalise(expr: Any) -> Any:
     return exact.xreplace({number: _decimal(number) for number in exact.atoms(sp.Float)})
 
 
-def _decimal(number: sp.Float) -> sp.Rational:
+def _decimal(number: sp.Float) -> Any:
     bits = number._prec
     if bits < 53:
         return sp.Rational(Fraction(str(number)))

@@ -110,7 +110,7 @@ class Separate:
         return separately_coercive(self.claim.matrix[0, 0], self.claim.states)
 
 
-def separately_coercive(expr: sp.Expr, states: tuple[sp.Symbol, ...]) -> bool:
+def separately_coercive(expr: Any, states: tuple[sp.Symbol, ...]) -> bool:
     """Is expr a growing function of Σ vᵢ(xᵢ), with every vᵢ a positive sum of forms that grow without bound?"""
     expr = expr.as_independent(*states, as_Add=True)[1]
     if expr.is_Mul:
@@ -118,7 +118,7 @@ def separately_coercive(expr: sp.Expr, states: tuple[sp.Symbol, ...]) -> bool:
         return constant.is_positive is True and rest != expr and separately_coercive(rest, states)
     if len(expr.free_symbols) > 1 and _is_growing(expr):
         return separately_coercive(expr.args[0], states)
-    terms: dict[sp.Symbol, list[sp.Expr]] = {s: [] for s in states}
+    terms: dict[Any, list[Any]] = {s: [] for s in states}
     for term in sp.Add.make_args(expr):
         if len(term.free_symbols) != 1:
             return False
@@ -127,12 +127,12 @@ def separately_coercive(expr: sp.Expr, states: tuple[sp.Symbol, ...]) -> bool:
     return all(parts and _coercive(sp.Add(*parts), s) for s, parts in terms.items())
 
 
-def _is_growing(expr: sp.Expr) -> bool:
+def _is_growing(expr: Any) -> bool:
     """Is expr = g(u) with g(u) → ∞ as u → ∞?"""
     return isinstance(expr, (sp.log, sp.exp)) or bool(expr.is_Pow and expr.exp.is_Rational and expr.exp > 0)
 
 
-def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
+def _coercive(expr: Any, x: sp.Symbol) -> bool:
     """Does expr(x) → +∞ for x → ±∞? Established by form only; False means "not established"."""
     if expr.is_polynomial(x):
         poly = sp.Poly(expr, x)
@@ -143,8 +143,9 @@ def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
     if expr.is_Mul:
         constant, rest = expr.as_independent(x)
         return constant.is_positive is True and rest != expr and _coercive(rest, x)
+    inner: Any = expr.args[0]
     if isinstance(expr, sp.cosh):
-        return _coercive(expr.args[0] ** 2, x)
+        return _coercive(inner**2, x)
     if _is_growing(expr):
         return _coercive(expr.args[0], x)
     if isinstance(expr, sp.Abs):
@@ -152,7 +153,7 @@ def _coercive(expr: sp.Expr, x: sp.Symbol) -> bool:
     return False
 
 
-def _bounded_below(expr: sp.Expr, x: sp.Symbol) -> bool:
+def _bounded_below(expr: Any, x: sp.Symbol) -> bool:
     """Is expr(x) bounded below on the line? By form: bounded functions, squares and exponentials."""
     constant, rest = expr.as_independent(x)
     if isinstance(rest, (sp.sin, sp.cos, sp.tanh, sp.atan, sp.erf)):

@@ -341,7 +341,7 @@ class ContractionMetric:
 
     def _smooth(self, f: VectorField, domain: Domain | None, method: str, deadline: Deadline) -> list[Step]:
         """That f and M are defined and Lipschitz on the domain, where their derivatives might not tell."""
-        return regular([("f", f, 1), ("M", list(self.matrix), 1)], self.states, domain, method, deadline)
+        return regular([("f", f, 1), ("M", self.matrix.flat(), 1)], self.states, domain, method, deadline)
 
     def _best(self, f, domain, which: int, seen, method: str, deadline: Deadline):
         """(step, largest provable rate or None, a refuted rate or None) on one piece of the domain."""

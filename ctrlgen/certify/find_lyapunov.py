@@ -302,7 +302,8 @@ class _Synthesis:
         )  # fmt: skip
         problem = translate(claim, keyed=False)
         kept = [k for k, v in enumerate(problem.variables) if v not in unknown]
-        place = {unknown.index(v): k for k, v in enumerate(problem.variables) if v in unknown}
+        named: list[sp.Symbol] = list(unknown)
+        place = {named.index(v): k for k, v in enumerate(problem.variables) if v in named}
         small = ring(max(len(kept), 1))
 
         def restrict(poly: fmpq_mpoly) -> fmpq_mpoly:
@@ -355,7 +356,7 @@ class _Synthesis:
                 program.rows.append(({k: 1.0}, 0.0))
                 names.append(k)
             rows.append(names)
-        program.strict = [*getattr(program, "strict", []), *rows]
+        program.strict += rows
         program.require(one * 0, linear, blocks, free)
         return True
 

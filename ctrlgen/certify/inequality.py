@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ def lower_bound(
         raise ValueError(f"p must have a formula here: {field.why_no_formula}.")
     if domain is not None:
         check_domain("domain", domain, field.states, volume=False)
-    expr, lowest, steps, where = field.expr, None, [], None
+    expr, steps, where = field.expr, [], None
+    lowest: Any = None
     for claim in claims("p ≥ b", field.states, field, domain, strict=False):
         found = minimise(expr, claim.guards, field.states, claim.box)
         if found is None or not np.isfinite(found[1]):
@@ -188,11 +190,11 @@ class Functional:
 
 def _separate(claim: Claim, half: int, deadline: Deadline) -> Functional | None:
     """A functional from the moment program: M(L) ⪰ t I with t as large as possible, L(1) = 1 and L(p) ≤ -t."""
-    import clarabel
     from scipy import sparse
 
     from ctrlgen.prove.program import to_float
 
+    clarabel: Any = import_module("clarabel")
     problem = translate(claim)
     n = len(problem.variables)
     basis, every = monomials(n, 0, half), monomials(n, 0, 2 * half)

@@ -157,7 +157,7 @@ class LyapunovFunction:
         first = len(every)
         every += claims(
             f"{name} {'<' if strict else '≤'} 0", self.states, fall, domain, strict=strict,
-            **(shared if strict else {"guards": outside}),
+            guards=outside, except_at=except_at if strict else None,
         )  # fmt: skip
         parts = [("V", self.field, 1), ("f", field, 0)]
         smooth = regular(parts, self.states, domain, method, deadline.part(0.3), outside)
@@ -329,7 +329,7 @@ class FosterLyapunov(Verdict):
     bound: float | None = None
 
 
-def _least_constant(slack, states, domain, method, deadline) -> tuple[sp.Rational | None, list[Step] | None]:
+def _least_constant(slack, states, domain, method, deadline) -> tuple[Any, list[Step] | None]:
     """The smallest b with slack + b ≥ 0 that can be proved, and the steps that prove it."""
     from ctrlgen.prove.search import minimise
 

@@ -160,7 +160,7 @@ class _Search:
             if outcome.status is Status.PROVED:
                 steps = bounded
             return self.unsettled(text, [*bounded, *steps], refuted)
-        steps = [*bounded, Step(claim, outcome)]
+        steps = [*bounded, Step(claim or self.claim_at(level), outcome)]
         if self.domain is not None:
             level, steps = self.inside(level, steps)
         if level is None:
@@ -189,7 +189,7 @@ class _Search:
 
     # What is claimed ----------------------------------------------------------------------------------------
 
-    def claim_at(self, level: sp.Rational) -> Claim:
+    def claim_at(self, level: Any) -> Claim:
         """V̇ < 0 on {V < level}, and in the domain, but at the equilibrium."""
         return claims(
             f"{self.name} < 0 where 0 < V < {level}", self.states, self.fall, self.domain,
@@ -282,6 +282,7 @@ class _Search:
 
     def inside(self, level: sp.Rational, steps: list[Step]) -> tuple[sp.Rational | None, list[Step]]:
         """The proof that {V < level} does not reach the boundary of the domain; for a smaller level if need be."""
+        found: list[Step] = []
         for value in candidates(float(level)):
             if value > level:
                 continue
@@ -430,7 +431,7 @@ def _roots(guard: sp.Expr, states: Sequence[sp.Symbol]) -> list[sp.Expr]:
 def _on_face(box: tuple, side: sp.Expr, states: Sequence[sp.Symbol]) -> tuple:
     """The box with the coordinate that the face fixes set to its value."""
     if len(side.free_symbols) == 1 and side.is_polynomial(*states):
-        (s,) = side.free_symbols
+        s: Any = next(iter(side.free_symbols))
         poly = sp.Poly(side, s)
         if poly.degree() == 1:
             value = -poly.coeff_monomial(1) / poly.coeff_monomial(s)

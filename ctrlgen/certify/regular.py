@@ -31,25 +31,27 @@ BRANCHES = {
     "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite", "convert_element_type_to_int",
 }  # fmt: skip
 
-Condition = tuple[sp.Expr, str]  # an expression, and what it must be: "> 0", "≥ 0" or "≠ 0"
+Condition = tuple[Any, str]  # an expression, and what it must be: "> 0", "≥ 0" or "≠ 0"
 
 
 class _Jumps(ValueError):
     """A function that may jump."""
 
 
-def conditions(expr: sp.Expr, order: int) -> list[Condition]:
+def conditions(expr: Any, order: int) -> list[Condition]:
     """What makes a formula continuous (order 0), locally Lipschitz (1) or twice differentiable (2), by its form.
 
     Raises:
         _Jumps: it holds a function that may jump, or one with a kink where two derivatives are needed.
     """
     out: list[Condition] = []
-    for part in sp.preorder_traversal(expr):
+    parts: Any = sp.preorder_traversal(expr)
+    for part in parts:
         if isinstance(part, (sp.Symbol, sp.Number, sp.NumberSymbol)) or part.is_Add or part.is_Mul:
             continue
         if not part.free_symbols or isinstance(part, ENTIRE):
             continue
+        inner: Any = part.args[0]
         if part.is_Pow:
             base, exponent = part.args
             if base.is_positive and not base.free_symbols:
@@ -62,17 +64,17 @@ def conditions(expr: sp.Expr, order: int) -> list[Condition]:
             else:
                 out.append((base, "> 0"))
         elif isinstance(part, (sp.tan, sp.sec)):
-            out.append((sp.cos(part.args[0]), "≠ 0"))
+            out.append((sp.cos(inner), "≠ 0"))
         elif isinstance(part, (sp.cot, sp.csc)):
-            out.append((sp.sin(part.args[0]), "≠ 0"))
+            out.append((sp.sin(inner), "≠ 0"))
         elif isinstance(part, sp.log):
-            out.append((part.args[0], "> 0"))
+            out.append((inner, "> 0"))
         elif isinstance(part, sp.atanh):
-            out.append((1 - part.args[0] ** 2, "> 0"))
+            out.append((1 - inner**2, "> 0"))
         elif isinstance(part, (sp.asin, sp.acos)):
-            out.append((1 - part.args[0] ** 2, "> 0" if order else "≥ 0"))
+            out.append((1 - inner**2, "> 0" if order else "≥ 0"))
         elif isinstance(part, sp.acosh):
-            out.append((part.args[0] - 1, "> 0" if order else "≥ 0"))
+            out.append((inner - 1, "> 0" if order else "≥ 0"))
         elif isinstance(part, KINKED):
             if order >= 2:
                 raise _Jumps(f"{part} has a kink, and two derivatives are needed")
@@ -81,10 +83,10 @@ def conditions(expr: sp.Expr, order: int) -> list[Condition]:
     return [(e, sign) for e, sign in dict.fromkeys(out) if not _holds_by_form(e, sign)]
 
 
-def _holds_by_form(expr: sp.Expr, sign: str) -> bool:
+def _holds_by_form(expr: Any, sign: str) -> bool:
     """A positive number plus even powers of states with positive coefficients: 1 + x² and the like."""
 
-    def good(f: sp.Expr) -> bool:
+    def good(f: Any) -> bool:
         if f.is_number:
             return f.is_positive is True
         return bool(f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp > 0 and f.exp % 2 == 0)

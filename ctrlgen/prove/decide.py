@@ -102,7 +102,7 @@ def _ask(engine: str, claim: Claim, deadline: Deadline) -> Outcome:
         return Outcome(status=Status.UNDECIDED, method=engine, reason=f"{type(error).__name__}: {str(error)[:300]}")
 
 
-def shorten(value: float, digits: int = 12) -> sp.Rational:
+def shorten(value: float, digits: int = 12) -> Any:
     """The largest decimal of so many significant digits that is not above value; a float shows it as it is."""
     fraction = Fraction(value)
     if fraction == 0:
@@ -114,7 +114,7 @@ def shorten(value: float, digits: int = 12) -> sp.Rational:
     return sp.Rational(out.numerator, out.denominator)
 
 
-def candidates(estimate: float, scale: float | None = None) -> Iterable[sp.Rational]:
+def candidates(estimate: float, scale: float | None = None) -> Iterable[Any]:
     """Values to try for a bound whose true value is about `estimate`: it itself if simple, then ever more below it."""
     size = max(abs(estimate), scale or 0.0, 1e-12)
     nice = Fraction(estimate).limit_denominator(1000)

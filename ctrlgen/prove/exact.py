@@ -105,8 +105,9 @@ class SumOfSquares:
             return False
         for lemma, outcome in zip(problem.lemmas, self.lemmas, strict=True):
             certificate = outcome.certificate
-            same = certificate is not None and certificate.claim == lemma
-            if not (same and outcome.status is Status.PROVED and certificate.recheck()):
+            if certificate is None or certificate.claim != lemma or outcome.status is not Status.PROVED:
+                return False
+            if not certificate.recheck():
                 return False
         if not _positive_multiplier(self.multiplier, problem, self.claim.strict):
             return False

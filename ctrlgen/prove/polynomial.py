@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import sympy as sp
 from flint import Ordering, fmpq, fmpq_mpoly, fmpq_mpoly_ctx
@@ -29,13 +30,13 @@ def ring(n: int) -> fmpq_mpoly_ctx:
     return fmpq_mpoly_ctx.get([f"z{i}" for i in range(n)], Ordering.degrevlex)
 
 
-def fmpq_of(value: sp.Expr) -> fmpq:
+def fmpq_of(value: Any) -> fmpq:
     """A SymPy rational as a flint one."""
     value = sp.Rational(value)
     return fmpq(int(value.p), int(value.q))
 
 
-def to_poly(expr: sp.Expr, variables: Sequence[sp.Symbol], context: fmpq_mpoly_ctx) -> fmpq_mpoly:
+def to_poly(expr: Any, variables: Sequence[sp.Symbol], context: fmpq_mpoly_ctx) -> fmpq_mpoly:
     """A SymPy polynomial with rational coefficients as a flint one.
 
     Raises:
@@ -80,27 +81,27 @@ class _Atoms:
 
     def __init__(self, claim: Claim):
         self.claim = claim
-        self.symbols: dict[sp.Expr, sp.Symbol] = {}
-        self.facts: list[sp.Expr] = []
-        self.open_facts: list[sp.Expr] = []
-        self.equal: list[sp.Expr] = []
-        self.multipliers: list[sp.Expr] = []
-        self.positive: list[tuple[sp.Expr, bool]] = []  # (argument, strict): must be positive on the set
-        self.arguments: list[sp.Expr] = []  # of the functions, replaced: must be defined on the set
+        self.symbols: dict[Any, Any] = {}
+        self.facts: list[Any] = []
+        self.open_facts: list[Any] = []
+        self.equal: list[Any] = []
+        self.multipliers: list[Any] = []
+        self.positive: list[tuple[Any, bool]] = []  # (argument, strict): must be positive on the set
+        self.arguments: list[Any] = []  # of the functions, replaced: must be defined on the set
 
-    def symbol(self, atom: sp.Expr) -> sp.Symbol:
+    def symbol(self, atom: Any) -> Any:
         if atom not in self.symbols:
             self.symbols[atom] = sp.Dummy(f"a{len(self.symbols)}", real=True)
         return self.symbols[atom]
 
-    def inner(self, argument: sp.Expr) -> sp.Expr:
+    def inner(self, argument: Any) -> Any:
         """A function's argument, replaced, and noted as one that must be defined on the set."""
         u = self.replace(argument)
         if u not in self.arguments:
             self.arguments.append(u)
         return u
 
-    def replace(self, expr: sp.Expr) -> sp.Expr:
+    def replace(self, expr: Any) -> Any:
         """expr with every atom replaced, innermost first; rational in states and atoms."""
         if expr.is_Rational or expr in self.claim.states:
             return expr
@@ -127,7 +128,7 @@ class _Atoms:
             return self.extreme(expr)
         raise NotPolynomialError(f"no polynomial facts are known of {expr.func}")
 
-    def constant(self, value: sp.Expr) -> sp.Symbol:
+    def constant(self, value: Any) -> Any:
         new = value not in self.symbols
         a = self.symbol(value)
         if new:
@@ -135,7 +136,7 @@ class _Atoms:
             self.facts += [a - digits, digits + sp.Rational(1, 10**12) - a]
         return a
 
-    def power(self, expr: sp.Expr) -> sp.Expr:
+    def power(self, expr: Any) -> Any:
         base, exponent = expr.as_base_exp()
         if base == sp.E:
             return self.exponential(exponent)
@@ -156,7 +157,7 @@ class _Atoms:
                 self.positive.append((base, exponent.p < 0))
         return r**exponent.p
 
-    def exponential(self, argument: sp.Expr) -> sp.Expr:
+    def exponential(self, argument: Any) -> Any:
         factor, rest = argument.as_coeff_Mul()
         if rest.is_Add:
             return sp.Mul(*(self.exponential(a) for a in sp.Add.make_args(argument.expand())))
@@ -174,7 +175,7 @@ class _Atoms:
             self.facts += [e - 1 - u, u * (e - 1), 1 - e * (1 - u)]
         return e**factor
 
-    def trigonometric(self, expr: sp.Expr) -> sp.Expr:
+    def trigonometric(self, expr: Any) -> Any:
         expanded = sp.expand_trig(expr)
         if expanded != expr:
             return self.replace(expanded)
@@ -191,7 +192,7 @@ class _Atoms:
                 self.arc(argument, s, c)
         return s if isinstance(expr, sp.sin) else c if isinstance(expr, sp.cos) else s / c
 
-    def arc(self, angle: sp.Symbol, s: sp.Symbol, c: sp.Symbol) -> None:
+    def arc(self, angle: Any, s: Any, c: sp.Symbol) -> None:
         """What the box says of the angle, said of its cosine and sine."""
         low, high = self.claim.box[self.claim.states.index(angle)]
         if low is None or high is None:
@@ -204,7 +205,7 @@ class _Atoms:
         if low > -sp.Rational(314159, 100000) and high <= 0:
             self.facts.append(-s)
 
-    def relate_angles(self, used: set[sp.Symbol]) -> None:
+    def relate_angles(self, used: set[Any]) -> None:
         """sin and cos beside their own argument u: |sin u| ≤ |u| and cos u ≥ 1 - u²/2.
 
         For |u| ≤ a ≤ π also u sin u ≥ u² sin(a)/a and 1 - cos u ≥ u² (1 - cos a)/a²: both quotients fall on (0, π).
@@ -226,7 +227,7 @@ class _Atoms:
                 1 - c - u**2 * _floor((1 - sp.cos(reach)) / reach**2),
             ]
 
-    def odd(self, expr: sp.Expr) -> sp.Expr:
+    def odd(self, expr: Any) -> Any:
         new = expr not in self.symbols
         u, t = self.inner(expr.args[0]), self.symbol(expr)
         if new:
@@ -237,7 +238,7 @@ class _Atoms:
                 self.facts.append(sp.Rational(62, 25) - t**2)  # (π/2)² = 2.467 < 2.48
         return t
 
-    def logarithm(self, expr: sp.Expr) -> sp.Expr:
+    def logarithm(self, expr: Any) -> Any:
         new = expr not in self.symbols
         (argument,) = expr.args
         u, value = self.inner(argument), self.symbol(expr)
@@ -248,7 +249,7 @@ class _Atoms:
                 self.multipliers.append(u)
         return value
 
-    def extreme(self, expr: sp.Expr) -> sp.Expr:
+    def extreme(self, expr: Any) -> Any:
         new = expr not in self.symbols
         parts = [self.inner(a) for a in expr.args]
         m = self.symbol(expr)
@@ -259,7 +260,7 @@ class _Atoms:
         return m
 
 
-def _floor(value: sp.Expr) -> sp.Rational:
+def _floor(value: Any) -> Any:
     """A rational a little below a real constant."""
     return sp.Rational(int(sp.floor(sp.N(value, 30) * 10**9)) - 1, 10**9)
 
@@ -288,7 +289,7 @@ def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
     if body.is_polynomial(*body.free_symbols):
         numerator, denominator = body, sp.Integer(1)
     else:
-        numerator, denominator = sp.fraction(sp.together(body))
+        numerator, denominator = _fraction(body)
     back = {s: atom for atom, s in atoms.symbols.items()}
     lemmas = [_lemma(claim, argument, strict) for argument, strict in atoms.positive]
     signs, flip = _signs(claim, denominator, back)
@@ -307,10 +308,11 @@ def translate(claim: Claim, keyed: bool = True) -> Semialgebraic:
     return _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed)
 
 
-def _signs(claim: Claim, denominator: sp.Expr, back: dict[sp.Symbol, sp.Expr]) -> tuple[list[Claim], bool]:
+def _signs(claim: Claim, denominator: Any, back: dict[Any, Any]) -> tuple[list[Claim], bool]:
     """The lemmas that no factor of a denominator in the atoms' symbols is zero, and whether they make it negative."""
     lemmas = []
-    content, factors = sp.factor_list(denominator)
+    found: Any = sp.factor_list(denominator)
+    content, factors = found
     flip = bool(content < 0)
     for factor, power in factors:
         atom = back.get(factor)
@@ -326,11 +328,16 @@ def _signs(claim: Claim, denominator: sp.Expr, back: dict[sp.Symbol, sp.Expr]) -
     return lemmas, flip
 
 
-def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
+def _fraction(expr: Any) -> tuple[Any, Any]:
+    found: Any = sp.fraction(sp.together(expr))
+    return found
+
+
+def _numerator_times(expr: Any, power: int) -> Any:
     """A polynomial with the sign (power 2) or the zeros (power 1) of expr wherever expr is defined."""
     if expr.is_polynomial(*expr.free_symbols):
         return expr
-    numerator, denominator = sp.fraction(sp.together(expr))
+    numerator, denominator = _fraction(expr)
     return (
         numerator * denominator
         if power == 2 and denominator.free_symbols
@@ -338,7 +345,7 @@ def _numerator_times(expr: sp.Expr, power: int) -> sp.Expr:
     )
 
 
-def _lemma(claim: Claim, expr: sp.Expr, strict: bool) -> Claim:
+def _lemma(claim: Claim, expr: Any, strict: bool) -> Claim:
     """A side claim on the same set, or on a larger one: what is not defined everywhere must not vouch for itself."""
     return Claim(
         text=f"{expr} {'>' if strict else '≥'} 0 wherever the claim is made",
@@ -352,13 +359,13 @@ def _lemma(claim: Claim, expr: sp.Expr, strict: bool) -> Claim:
     )
 
 
-def _defined(expr: sp.Expr) -> bool:
+def _defined(expr: Any) -> bool:
     """Has the formula a value everywhere, by its form?"""
     powers = all(p.exp.is_Integer and p.exp > 0 for p in expr.atoms(sp.Pow) if p.base != sp.E and p.free_symbols)
     return powers and not expr.has(sp.log, sp.tan)
 
 
-def _sign_at_sample(expr: sp.Expr, claim: Claim) -> int:
+def _sign_at_sample(expr: Any, claim: Claim) -> int:
     """The sign of expr at some point near the middle of the box: a guess of its sign on the set, proved as a lemma."""
     middle = []
     for k, (low, high) in enumerate(claim.box):
@@ -389,7 +396,7 @@ def _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed) -> Semialgebr
     new = [s for s in atoms.symbols.values() if s in set().union(*(e.free_symbols for e in every))]
     variables = (*states, *new, *forms)
     guards = [g for g in guards if g.free_symbols <= set(variables)]
-    shift: dict[sp.Symbol, sp.Expr] = {}
+    shift: dict[Any, Any] = {}
     keys: list = []
     if claim.except_at is not None:
         at = dict(zip(claim.states, claim.except_at, strict=True))
@@ -408,7 +415,7 @@ def _assemble(claim, atoms, forms, numerator, sets, lemmas, keyed) -> Semialgebr
     context = ring(max(len(variables), 1))
     names = variables or (sp.Dummy("none"),)
 
-    def convert(expr: sp.Expr) -> fmpq_mpoly:
+    def convert(expr: Any) -> fmpq_mpoly:
         return to_poly(expr.subs(shift, simultaneous=True) if shift else expr, names, context)
 
     return Semialgebraic(
@@ -436,7 +443,7 @@ def _keys(claim: Claim, atoms: _Atoms, states: list[sp.Symbol], variables: tuple
     for (low, high), state, star in zip(claim.box, claim.states, claim.except_at or (), strict=True):
         pair = (sp.sin(state), sp.cos(state))
         injective = [f(state) for f in (*ODD_SLOPE_ONE, sp.exp, sp.log)]
-        alternatives = [(variables.index(state),)] if state in states else []
+        alternatives: list[tuple[int, ...]] = [(variables.index(state),)] if state in states else []
         alternatives += [(variables.index(a),) for f in injective if (a := atoms.symbols.get(f)) in variables]
         near = sp.Rational(628318, 100000)
         both = [atoms.symbols[p] for p in pair if p in atoms.symbols]

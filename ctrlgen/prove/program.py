@@ -20,8 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib import import_module
 from itertools import combinations_with_replacement
 from math import lcm
+from typing import Any
 
 import numpy as np
 from flint import fmpq, fmpq_mat, fmpq_mpoly
@@ -118,6 +120,7 @@ class Program:
         self.objective: dict[int, float] = {}  # maximised; empty: the margin t of the Gram matrices is
         self.status = "not solved"
         self.margin = 0.0
+        self.strict: list[list[int]] = []  # for synthesis: per variable, the scalars of which one must be positive
 
     def require(
         self,
@@ -275,20 +278,21 @@ class Program:
         survives rounding. Without, the interior point method's limit is the analytic centre, whose kernel is
         the smallest possible.
         """
-        import clarabel
         from scipy import sparse
+
+        clarabel: Any = import_module("clarabel")
 
         layout = self.layout = self._layout()
         n = layout.variables + (1 if margin else 0)
         t = layout.variables
-        i_rows, i_cols, values, offset = [], [], [], 0
+        i_rows, i_cols, entries, offset = [], [], [], 0
         rhs: list[float] = []
         cones = []
 
         def put(row: int, column: int, value: float) -> None:
             i_rows.append(row)
             i_cols.append(column)
-            values.append(value)
+            entries.append(value)
 
         for row, entry in enumerate(layout.entries):
             size = max((abs(to_float(v)) for _, v in entry), default=1.0) or 1.0
@@ -317,7 +321,7 @@ class Program:
                     offset += 1
                     k += 1
             cones.append(clarabel.PSDTriangleConeT(size))
-        matrix = sparse.csc_matrix((values, (i_rows, i_cols)), shape=(offset, n))
+        matrix = sparse.csc_matrix((entries, (i_rows, i_cols)), shape=(offset, n))
         cost = np.zeros(n)
         for i, a in self.objective.items():
             cost[i] = -a

@@ -230,11 +230,14 @@ class Unsat:
     strategy: str
 
     def recheck(self) -> bool:
-        """Does z3, with another strategy and seed (or else the same with another seed), find none either?"""
+        """Does z3, with another seed (or else with another strategy), find none either?
+
+        The same strategy first: z3's other one does not always heed its time-out.
+        """
         other = [s for s in STRATEGIES if s != self.strategy]
         return any(
             _Query(self.claim, strategy, 7, Deadline(RECHECK_SECONDS / 2)).ask() == "unsat"
-            for strategy in (*other, self.strategy)
+            for strategy in (self.strategy, *other)
         )
 
 
