@@ -220,7 +220,7 @@ class _Synthesis:
                     return
             t = program.unknowns
             program.unknowns += 1
-            for names in self.strict_rows(program):
+            for names in program.strict:
                 program.rows.append(({**dict.fromkeys(names, 1.0), t: -1.0}, 0.0))
             for k in range(count):
                 program.rows += [({k: 1.0}, -1.0), ({k: -1.0}, -1.0)]
@@ -359,9 +359,6 @@ class _Synthesis:
         program.strict += rows
         program.require(one * 0, linear, blocks, free)
         return True
-
-    def strict_rows(self, program: Program) -> list[list[int]]:
-        return program.strict
 
 
 def scaled_size(poly: fmpq_mpoly) -> fmpq:

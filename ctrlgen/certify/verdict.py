@@ -148,6 +148,12 @@ def _formula(claim: Claim) -> str:
     return f"{body} {sign} 0{where}"
 
 
+def _methods(outcomes: Sequence[Outcome]) -> str:
+    """The engines that decided; a step by form alone is named only where no engine was needed."""
+    names = list(dict.fromkeys(o.method for o in outcomes))
+    return "+".join([n for n in names if n != "symbolic"] or names) or "none"
+
+
 def combine(
     claim: str,
     steps: Sequence[Step],
@@ -179,7 +185,7 @@ def combine(
     values = {
         "claim": f"{claim}: {meaning}" if meaning and status is Status.PROVED else claim,
         "status": status,
-        "method": "+".join(dict.fromkeys(o.method for o in told)) or "none",
+        "method": _methods(told),
         "assumptions": tuple(taken),
         "margin": min(margins) if margins else None,
         "witness": None
