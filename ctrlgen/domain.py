@@ -18,6 +18,7 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen import field
+from ctrlgen.continuity import everywhere
 
 Bounds = tuple[tuple[Any, Any], ...]  # one (lower, upper) a state: rational, or None where there is no bound
 TRIES = 200_000  # rejection sampling gives up after so many tries without a hit
@@ -331,6 +332,11 @@ class Sublevel(Domain):
         return _ellipsoid(self.expr - self.level, self.states)
 
     def __invert__(self) -> Domain:
+        if not everywhere([self.expr]):
+            raise ValueError(
+                f"the complement of {self!r} must be written out: where its formula is undefined or jumps, neither it "
+                "nor its negative holds. Use a formula that is continuous everywhere."
+            )
         return Sublevel(-self.expr, self.states, -self.level)
 
 

@@ -104,6 +104,16 @@ class Field:
         (value,) = self._function(*(x[i] for i in range(self.dim)))
         return jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape[1:])
 
+    def _plain(self, x: Any) -> Any:
+        """The JAX view to differentiate: of the formula where there is one, for code may hold rules of its own.
+
+        `stop_gradient` and `custom_jvp` change what JAX takes for the derivative; a formula has but one.
+        """
+        if self.expr is None:
+            return self.columns(x)
+        (value,) = self._function(*(x[i] for i in range(self.dim)))
+        return jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape[1:])
+
     def at(self, point: Sequence[Any]) -> Any:
         """The exact value at d exact numbers (floats are read as decimals).
 
@@ -136,7 +146,7 @@ class Field:
 
     def hessian_columns(self, x: Any) -> Any:
         """∇²V by JAX autodiff at one state: (d,) -> (d, d)."""
-        return jax.hessian(self.columns)(x)
+        return jax.hessian(self._plain)(x)
 
     def laplacian(self) -> Field:
         """ΔV."""
@@ -150,7 +160,7 @@ class Field:
         if self.expr is not None and f.exprs is not None:
             return self._new(sp.Add(*(g * v for g, v in zip(self.gradient(), f.exprs, strict=True))))
         return Field.of_function(
-            lambda x: jax.jvp(self.columns, (x,), (f.columns(x),))[1],
+            lambda x: jax.jvp(self._plain, (x,), (f.columns(x),))[1],
             self.states,
             self.why_no_formula or f.why_no_formula,
         )

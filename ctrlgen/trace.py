@@ -15,6 +15,7 @@ from operator import mul
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 
@@ -128,9 +129,18 @@ def _array(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     return out
 
 
+def _is_logaddexp(eqn: Any) -> bool:
+    """Is it JAX's own function, and not another of that name?"""
+    if len(eqn.invars) != 2 or "jaxpr" not in eqn.params:
+        return False
+    own = jax.make_jaxpr(jnp.logaddexp)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars))
+    inner = [e for e in own.jaxpr.eqns if e.params.get("name") == "logaddexp"]
+    return len(inner) == 1 and str(inner[0].params["jaxpr"]) == str(eqn.params["jaxpr"])
+
+
 def _apply(eqn: Any, values: list[Any], domain: Domain) -> list[Any]:
     name, params = eqn.primitive.name, eqn.params
-    if params.get("name") == "logaddexp" and not all(map(_concrete, values)):
+    if params.get("name") == "logaddexp" and _is_logaddexp(eqn) and not all(map(_concrete, values)):
         known = np.frompyfunc(domain.logaddexp, 2, 1)(*(_lifted(v, domain) for v in values))
         return [_array(known, eqn.outvars[0].aval.shape)]
     if name in CALLS:
@@ -299,6 +309,12 @@ def _reduced(name: str) -> Callable:
     return handler
 
 
+def _reshape(value: np.ndarray, params: Any) -> np.ndarray:
+    """Column-major orders come as a transposition, `dimensions`, before the reshape."""
+    turned = params.get("dimensions")
+    return (value if turned is None else value.transpose(turned)).reshape(params["new_sizes"])
+
+
 def _cumulative(function: Any) -> Callable:
     def handler(domain: Domain, eqn: Any, value: np.ndarray) -> np.ndarray:
         axis = eqn.params["axis"]
@@ -310,6 +326,8 @@ def _cumulative(function: Any) -> Callable:
 
 def _convert(domain: Domain, eqn: Any, value: np.ndarray) -> np.ndarray:
     old, new = eqn.invars[0].aval.dtype.kind, eqn.params["new_dtype"]
+    if old == "b" and np.dtype(new).kind in "iu" and np.dtype(new).itemsize < 4:
+        raise NoFormula("the function computes with integers that may overflow")
     if old == "b" and np.dtype(new).kind != "b":  # undecided truth values: 0 or 1
         zero, one = domain.number(0), domain.number(1)
         return np.frompyfunc(lambda t: domain.union([zero, one]) if t is None else one if t else zero, 1, 1)(value)
@@ -385,7 +403,7 @@ HANDLERS: dict[str, Callable] = {
     "convert_element_type": _convert,
     "scatter-add": _scatter_add,
     "broadcast_in_dim": _view(_broadcast),
-    "reshape": _view(lambda x, p: x.reshape(p["new_sizes"])),
+    "reshape": _view(_reshape),
     "squeeze": _view(lambda x, p: x.squeeze(tuple(int(a) for a in p["dimensions"]))),
     "expand_dims": _view(lambda x, p: np.expand_dims(x, tuple(p["dimensions"]))),
     "transpose": _view(lambda x, p: x.transpose(p["permutation"])),

@@ -405,3 +405,27 @@ def test_matrix_products_are_those_of_the_entries(rng):
         for out, values in zip(interpret(closed, [[arb(t) for t in v]], domain), expected, strict=True):
             assert all(o.overlaps(arb(e, 1e-12)) for o, e in zip(out, values, strict=True))
             assert all(float(o.rad()) < 1e-12 for o in out)
+
+
+def test_column_major_reshapes_move_what_jax_moves():
+    x, y = states = sp.symbols("x y", real=True)
+    turned = to_sympy(lambda v: jnp.stack([-v, v]).ravel(order="F"), (2,), states)
+    assert list(turned) == [-x, x, -y, y]
+    square = to_sympy(lambda v: jnp.stack([-v, v]).reshape((2, 2), order="F").ravel(), (2,), states)
+    assert list(square) == [-x, -y, x, y]
+
+
+def test_a_function_that_is_named_like_jaxs_own_is_not_taken_for_it():
+    @jax.jit
+    def logaddexp(a, b):
+        return -(a * a + b * b)
+
+    x, y = states = sp.symbols("x y", real=True)
+    assert to_sympy(lambda v: logaddexp(v[0], v[1]), (2,), states)[()] == -(x**2) - y**2
+    own = to_sympy(lambda v: jnp.logaddexp(v[0], v[1]), (2,), states)[()]
+    assert float(own.subs({x: 0, y: 0})) == pytest.approx(np.log(2))
+
+
+def test_small_integers_that_may_overflow_have_no_formula():
+    with pytest.raises(NoFormula, match="overflow"):
+        to_sympy(lambda v: (v[0] > 0).astype(jnp.int8) * jnp.int8(100) + v[0], (1,), sp.symbols("x:1", real=True))

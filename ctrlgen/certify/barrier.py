@@ -48,6 +48,7 @@ class BarrierFunction:
         self.states = self.field.states
         self.gain: Any = sp.S.Zero
         self.chain: tuple[BarrierFunction, ...] = (self,)
+        self.gains: tuple[sp.Expr, ...] = ()  # the α_k of a high-order construction, as formulas of h
 
     @property
     def expr(self) -> Any:
@@ -224,12 +225,21 @@ class BarrierFunction:
             assumptions.append("a trajectory is followed only while it stays in the domain")
         if all(s == 0 for s in slopes):
             assumptions.append("L_g h = 0: no input acts on ḣ (see relative_degree, high_order)")
-        parts = [("h", self.field, 1), ("f", f, 0), *((f"g[:, {k}]", c, 0) for k, c in enumerate(columns))]
-        smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
+        gains = [*self.gains, alpha(sp.Symbol("h", real=True))]
+        smooth = self._smooth_enough(f, columns, gains, domain, method, deadline)
+        steps = settle(every, method, deadline) if all(s.outcome.status is Status.PROVED for s in smooth) else []
+        return combine(text, [*steps, *smooth], assumptions=assumptions, deadline=deadline)
+
+    def _smooth_enough(self, f, columns, gains, domain, method: str, deadline: Deadline) -> list[Step]:
+        """h, and all of its chain, is C¹: at a kink no one gradient tells what an input can do. α is Lipschitz."""
+        functions = [(f"ψ{k}" if k else "h", b.field, 1) for k, b in enumerate(self.chain)]
+        others = [("f", f, 0), *((f"g[:, {k}]", c, 0) for k, c in enumerate(columns))]
         z = sp.Symbol("h", real=True)
-        smooth += regular([("α", [alpha(z)], 1)], (z,), None, method, deadline.part(0.2))
-        steps = [*settle(every, method, deadline), *smooth]
-        return combine(text, steps, assumptions=assumptions, deadline=deadline)
+        return [
+            *regular(functions, self.states, domain, method, deadline.part(0.2), kinks=False),
+            *regular(others, self.states, domain, method, deadline.part(0.2)),
+            *regular([("α", gains, 1)], (z,), None, method, deadline.part(0.2)),
+        ]
 
     def relative_degree(self, f: Any, g: Any) -> int:
         """The number r of derivatives of h until an input appears: L_g L_f^k h ≡ 0 for k < r - 1, not for k = r - 1.
@@ -277,6 +287,8 @@ class BarrierFunction:
             alpha, last = class_k(f"gains[{k}]" if several else "gains", gain), chain[-1].field
             chain.append(BarrierFunction(simplified(last.lie(f).formula() + alpha(last.formula())), self.states))
         chain[-1].chain = tuple(chain)
+        z = sp.Symbol("h", real=True)
+        chain[-1].gains = tuple(class_k("gains", gain)(z) for gain in given)
         return chain[-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -30,7 +30,7 @@ def radially_unbounded(field: Field, positive: Step, deadline: Deadline) -> Step
     """
     expr = field.expr
     last = Outcome(status=Status.UNDECIDED, method="exact", reason="V has no formula")
-    about = Claim(text=TEXT, states=field.states, matrix=positive.claim.matrix, strict=False, function=field.columns)
+    about = Claim(text=TEXT, states=field.states, matrix=positive.claim.matrix, strict=False, kind="growth")
     if expr is None:
         return Step(about, last)
     if separately_coercive(expr, field.states):
@@ -104,6 +104,7 @@ class Separate:
     """The certificate of a sum of coercive functions of one state each: it is checked by its form."""
 
     claim: Claim
+    kinds: ClassVar = ("growth",)
 
     def recheck(self) -> bool:
         """Look at the form again."""

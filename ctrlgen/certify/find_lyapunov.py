@@ -226,7 +226,7 @@ class _Synthesis:
                 program.rows += [({k: 1.0}, -1.0), ({k: -1.0}, -1.0)]
             program.rows.append(({t: -1.0}, -1.0))
             program.objective = {t: 1.0}
-            if not program.prune():
+            if not program.prune(deadline):
                 reasons.append(f"degree +{extra}: no sum of squares, a coefficient has the wrong sign")
                 continue
             values = program.solve(deadline.part(0.5), margin=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sympy as sp
@@ -129,7 +129,11 @@ def sum_of_squares(p: Any, states: Sequence[str | sp.Symbol], *, timeout: float 
     deadline = check_timeout(timeout)
     field = Field(p, states, "p")
     claim = Claim(
-        text="p is a sum of squares", states=field.states, matrix=sp.Matrix([[field.formula()]]), strict=False
+        text="p is a sum of squares",
+        states=field.states,
+        matrix=sp.Matrix([[field.formula()]]),
+        strict=False,
+        kind="squares",
     )
     try:
         problem = translate(claim)
@@ -172,6 +176,8 @@ class Functional:
     claim: Claim
     half: int
     moments: dict[tuple[int, ...], fmpq]
+    kinds: ClassVar = ("squares",)
+    proves: ClassVar = Status.REFUTED
 
     def value(self) -> fmpq:
         """L(p)."""

@@ -12,8 +12,9 @@ import sympy as sp
 
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.coercive import radially_unbounded
-from ctrlgen.certify.regular import everywhere, noise_entries, regular
+from ctrlgen.certify.regular import noise_entries, regular, undecided
 from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.continuity import everywhere
 from ctrlgen.domain import Ball, Domain
 from ctrlgen.field import Field, VectorField, rationalise
 from ctrlgen.precision import float64
@@ -161,6 +162,9 @@ class LyapunovFunction:
         )  # fmt: skip
         parts = [("V", self.field, 1), ("f", field, 0)]
         smooth = regular(parts, self.states, domain, method, deadline.part(0.3), outside)
+        if exclude is None and (field.exprs is None or self.field.expr is None):
+            reason = "they have no formula, so this cannot be shown exactly; pass exclude= to ask nothing near x*"
+            smooth.append(undecided("V(x*) = 0 and f rests at x*", self.states, reason))
         steps = settle_worst_first(every, first, method, deadline)
         assumptions = []
         if domain is not None:

@@ -13,8 +13,9 @@ import sympy as sp
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.coercive import radially_unbounded
 from ctrlgen.certify.lyapunov import LyapunovFunction, Time, _show, check_time
-from ctrlgen.certify.regular import everywhere, regular
+from ctrlgen.certify.regular import regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.continuity import everywhere
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField
 from ctrlgen.prove.claim import Claim, Status
@@ -401,7 +402,8 @@ class _Search:
 
 
 def _gradient(expr: sp.Expr, states: Sequence[sp.Symbol]) -> Callable[[np.ndarray], np.ndarray]:
-    function = sp.lambdify(states, [sp.diff(expr, s) for s in states], "numpy", cse=True)
+    slopes = [sp.diff(expr, s).replace(sp.DiracDelta, lambda *_: sp.S.Zero) for s in states]  # only to search with
+    function = sp.lambdify(states, slopes, "numpy", cse=True)
     return lambda x: np.array([float(v) for v in function(*x)])
 
 

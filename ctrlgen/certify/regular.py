@@ -16,92 +16,19 @@ import sympy as sp
 
 from ctrlgen.certify.build import claims, settle
 from ctrlgen.certify.verdict import Step
+from ctrlgen.continuity import Condition, JumpError, conditions
 from ctrlgen.domain import Domain
 from ctrlgen.field import Field, VectorField, traced
 from ctrlgen.formula import entries_of, read_formula
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.trace import NoFormula, trace
 
-ENTIRE = (sp.exp, sp.sin, sp.cos, sp.sinh, sp.cosh, sp.tanh, sp.atan, sp.asinh, sp.erf)
-KINKED = (sp.Abs, sp.Min, sp.Max)
 # primitives that may jump, or whose derivative in JAX need not be that of the function
 BRANCHES = {
     "select_n", "sign", "floor", "ceil", "round", "rem", "atan2", "cond", "while", "scan", "sort", "argmax", "argmin",
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient", "pure_callback", "clamp",
-    "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite", "convert_element_type_to_int",
+    "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite",
 }  # fmt: skip
-
-Condition = tuple[Any, str]  # an expression, and what it must be: "> 0", "≥ 0" or "≠ 0"
-
-
-class _Jumps(ValueError):
-    """A function that may jump."""
-
-
-def conditions(expr: Any, order: int) -> list[Condition]:
-    """What makes a formula continuous (order 0), locally Lipschitz (1) or twice differentiable (2), by its form.
-
-    Raises:
-        _Jumps: it holds a function that may jump, or one with a kink where two derivatives are needed.
-    """
-    out: list[Condition] = []
-    parts: Any = sp.preorder_traversal(expr)
-    for part in parts:
-        if isinstance(part, (sp.Symbol, sp.Number, sp.NumberSymbol)) or part.is_Add or part.is_Mul:
-            continue
-        if not part.free_symbols or isinstance(part, ENTIRE):
-            continue
-        inner: Any = part.args[0]
-        if part.is_Pow:
-            base, exponent = part.args
-            if base.is_positive and not base.free_symbols:
-                continue
-            if exponent.is_Integer:
-                if exponent < 0:
-                    out.append((base, "≠ 0"))
-            elif exponent.is_Rational and exponent >= max(order, 0) and exponent > 0:
-                out.append((base, "≥ 0"))
-            else:
-                out.append((base, "> 0"))
-        elif isinstance(part, (sp.tan, sp.sec)):
-            out.append((sp.cos(inner), "≠ 0"))
-        elif isinstance(part, (sp.cot, sp.csc)):
-            out.append((sp.sin(inner), "≠ 0"))
-        elif isinstance(part, sp.log):
-            out.append((inner, "> 0"))
-        elif isinstance(part, sp.atanh):
-            out.append((1 - inner**2, "> 0"))
-        elif isinstance(part, (sp.asin, sp.acos)):
-            out.append((1 - inner**2, "> 0" if order else "≥ 0"))
-        elif isinstance(part, sp.acosh):
-            out.append((inner - 1, "> 0" if order else "≥ 0"))
-        elif isinstance(part, KINKED):
-            if order >= 2:
-                raise _Jumps(f"{part} has a kink, and two derivatives are needed")
-        else:
-            raise _Jumps(f"{part} may jump, or nothing is known of {type(part).__name__}")
-    return [(e, sign) for e, sign in dict.fromkeys(out) if not _holds_by_form(e, sign)]
-
-
-def _holds_by_form(expr: Any, sign: str) -> bool:
-    """A positive number plus even powers of states with positive coefficients: 1 + x² and the like."""
-
-    def good(f: Any) -> bool:
-        if f.is_number:
-            return f.is_positive is True
-        return bool(f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp > 0 and f.exp % 2 == 0)
-
-    terms = sp.Add.make_args(expr)
-    even = all(all(good(f) for f in sp.Mul.make_args(t)) for t in terms)
-    return even and (sign == "≥ 0" or any(t.is_number and t.is_positive for t in terms))
-
-
-def everywhere(exprs: Sequence[sp.Expr]) -> bool:
-    """Are the formulas continuous on the whole space, by their form alone?"""
-    try:
-        return not any(conditions(e, 0) for e in exprs)
-    except _Jumps:
-        return False
 
 
 def regular(
@@ -111,6 +38,7 @@ def regular(
     method: str,
     deadline: Deadline,
     guards: Sequence[sp.Expr] = (),
+    kinks: bool = True,
 ) -> list[Step]:
     """Steps that establish that every part is as smooth as asked on the domain; none where the form says so.
 
@@ -118,6 +46,7 @@ def regular(
         parts: (name, function, order): a Field, a VectorField or a sequence of formulas, and 0 for continuous, 1 for
             locally Lipschitz, 2 for twice differentiable.
         states, domain, guards: where.
+        kinks: whether |x|, min and max count as smooth enough for order 1.
         method, deadline: how the side claims are decided.
 
     A condition that fails, or is not settled, gives an UNDECIDED step: the theorem then does not apply, which says
@@ -130,13 +59,13 @@ def regular(
         if formulas is None:
             reason = _why_it_may_branch(thing)
             if reason:
-                steps.append(_open(f"{name} is continuous", states, reason))
+                steps.append(undecided(f"{name} is continuous", states, reason))
             continue
         for expr in formulas:
             try:
-                found = conditions(sp.sympify(expr), order)
-            except _Jumps as error:
-                steps.append(_open(f"{name} is {_KIND[order]}", states, str(error)))
+                found = conditions(sp.sympify(expr), order, kinks)
+            except JumpError as error:
+                steps.append(undecided(f"{name} is {_KIND[order]}", states, str(error)))
                 continue
             for condition in found:
                 if condition not in seen:
@@ -165,7 +94,7 @@ def _settle(name, condition, states, domain, method, deadline, guards) -> list[S
     text = f"{name} is defined: {expr} {sign}"
     if not expr.free_symbols:
         holds = {"> 0": expr.is_positive, "≥ 0": expr.is_nonnegative, "≠ 0": expr.is_nonzero}[sign]
-        return [] if holds else [_open(text, states, f"{expr} is not {sign}")]
+        return [] if holds else [undecided(text, states, f"{expr} is not {sign}")]
     out = []
     for claim in claims(text, states, expr, domain, strict=sign != "≥ 0", guards=guards):
         tries = [claim]
@@ -178,12 +107,13 @@ def _settle(name, condition, states, domain, method, deadline, guards) -> list[S
                 break
         assert step is not None
         if step.outcome.status is not Status.PROVED:
-            step = _open(text, states, f"not established: {step.outcome.reason}")
+            step = undecided(text, states, f"not established: {step.outcome.reason}")
         out.append(step)
     return out
 
 
-def _open(text: str, states: tuple[sp.Symbol, ...], reason: str) -> Step:
+def undecided(text: str, states: tuple[sp.Symbol, ...], reason: str) -> Step:
+    """A step that was not established, and why."""
     claim = Claim(text=text, states=states, strict=False)
     return Step(claim, Outcome(status=Status.UNDECIDED, method="symbolic", reason=reason))
 

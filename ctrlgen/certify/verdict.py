@@ -27,8 +27,12 @@ class Step:
     def recheck(self) -> bool:
         """Verify the answer again: a proof by its certificate, without its solver, a refutation by its witness."""
         certificate = self.outcome.certificate
-        if certificate is not None and not _same(getattr(certificate, "claim", None), self.claim):
-            return False
+        if certificate is not None:
+            proves = getattr(certificate, "proves", Status.PROVED)
+            kinds = getattr(certificate, "kinds", ("sign",))
+            fits = proves is self.outcome.status and self.claim.kind in kinds
+            if not (fits and _same(getattr(certificate, "claim", None), self.claim)):
+                return False
         if self.outcome.status is Status.PROVED:
             return certificate is not None and bool(certificate.recheck())
         if self.outcome.status is Status.REFUTED and self.outcome.witness is not None:
@@ -76,7 +80,9 @@ class Verdict:
     def recheck(self) -> bool:
         """Verify the verdict again without the search that led to it: every certificate, or the witness.
 
-        True if it stands. A verdict that decided nothing has nothing to check: False.
+        True if it stands. A verdict that decided nothing has nothing to check: False. Checked is each step against its
+        own claim; that these are the steps which the statement needs, and that a number beside them (a rate, a level)
+        is the one in their claims, is the work of the function that returned the verdict.
         """
         if self.status is Status.PROVED:
             return bool(self.steps) and all(step.recheck() for step in self.steps)

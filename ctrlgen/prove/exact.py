@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import lcm
+from typing import ClassVar
 
 import numpy as np
 from flint import Ordering, fmpq, fmpq_mpoly, fmpz_mpoly_ctx, fmpz_mpoly_vec
@@ -97,11 +98,15 @@ class SumOfSquares:
     identity: Identity
     lemmas: tuple[Outcome, ...] = ()
     margin: float | None = None
+    kinds: ClassVar = ("sign", "squares")
 
     def recheck(self) -> bool:
         """Verify everything again in rational arithmetic, from the claim's own formulas; no solver is asked."""
         problem = translate(self.claim)
         if len(problem.lemmas) != len(self.lemmas):
+            return False
+        plain = self.multiplier.is_one() and not any(block.key for block in self.identity.blocks)
+        if self.claim.kind == "squares" and not plain:
             return False
         for lemma, outcome in zip(problem.lemmas, self.lemmas, strict=True):
             certificate = outcome.certificate
@@ -247,8 +252,9 @@ def search_certificate(claim: Claim, problem: Semialgebraic, deadline: Deadline)
                 return None, "; ".join(reasons)
             program = Program()
             identity = program.require(multiplier * target, {}, [replace(b) for b in blocks], free)
-            if sparsity:
-                program.split(squares=sparsity == "squares")
+            if sparsity and not program.split(squares=sparsity == "squares", deadline=deadline):
+                reasons.append(f"{name}: a basis of {len(blocks[0].basis)} monomials was not split in the time")
+                continue
             if max((len(b.basis) for b in identity.blocks), default=0) > LARGEST_BASIS:
                 reasons.append(f"{name}: a Gram matrix of more than {LARGEST_BASIS} rows was not tried")
                 continue
@@ -279,8 +285,8 @@ def solve_exactly(program: Program, deadline: Deadline, accept=None) -> tuple[fl
     Returns:
         (margin, "") with the program's Gram matrices filled in by rationals, or (None, the reason).
     """
-    if not program.prune():
-        return None, "no sum of squares (a coefficient has the wrong sign)"
+    if not program.prune(deadline):
+        return None, "time-out" if deadline.over else "no sum of squares (a coefficient has the wrong sign)"
     words = ""
     for face in range(FACES):
         if any(not i.blocks and not i.constant.is_zero() and not i.free and not i.linear for i in program.identities):

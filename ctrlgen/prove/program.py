@@ -35,6 +35,7 @@ ROUNDINGS = (4, 8, 14, 22, 32, 44)  # bits after the binary point, coarse first:
 # When a Gram matrix is taken to be singular (a guess: what follows from it is exact)
 KERNEL = 1e-4  # only relative eigenvalues below this can be zero
 GAP = 30.0  # and only where the next one is this many times larger
+LARGEST_SPLIT = 300  # bases larger than this are not split: all pairs are looked at
 NOTHING = 1e-9  # a matrix this small is zero
 
 
@@ -136,8 +137,9 @@ class Program:
 
     # Which monomials can occur ---------------------------------------------------------------------------
 
-    def prune(self) -> bool:
-        """Drop basis elements whose diagonal Gram entry must be zero (Newton polytope and beyond). False: infeasible.
+    def prune(self, deadline: Deadline | None = None) -> bool:
+        """Drop basis elements whose diagonal Gram entry must be zero (Newton polytope and beyond). False: infeasible
+        (or the time is over).
 
         A coefficient row with right-hand side zero to which only diagonal entries contribute, all with one sign,
         forces them to zero. Exact, and only ever shrinks the search.
@@ -160,6 +162,8 @@ class Program:
                     if all(len(w) == 1 for w in block.basis):
                         exps = [w.monoms()[0] for w in block.basis]
                         for a, m in enumerate(exps):
+                            if deadline is not None and deadline.over:
+                                return False
                             for b in range(a, len(exps)):
                                 total = tuple(map(sum, zip(m, exps[b], strict=True)))
                                 for e, coefficient in factor:
@@ -188,14 +192,17 @@ class Program:
             identity.blocks = [b for b in identity.blocks if b.basis]
         return True
 
-    def split(self, squares: bool) -> None:
+    def split(self, squares: bool, deadline: Deadline) -> bool:
         """Split each block of monomials into those that the sparsity of the identity connects.
 
         Two monomials are connected if their product (times a monomial of the block's factor) occurs in the given
         polynomials or, with `squares`, is a square of the basis. A restriction: what is found is as exact, but less is.
+        False: the bases are too large, or the time is over.
 
         Reference: Wang, Magron, Lasserre, SIAM J. Optim. 31 (2021) 30 (TSSOS, one round, whole components).
         """
+        if max(len(b.basis) for i in self.identities for b in i.blocks) > LARGEST_SPLIT:
+            return False
         for identity in self.identities:
             support = set(identity.constant.to_dict())
             for poly in identity.linear.values():
@@ -219,6 +226,8 @@ class Program:
                     return i
 
                 for i, a in enumerate(exps):
+                    if deadline.over:
+                        return False
                     for j in range(i):
                         pair = tuple(map(sum, zip(a, exps[j], strict=True)))
                         if any(tuple(map(sum, zip(pair, e, strict=True))) in support for e in factor):
@@ -228,6 +237,7 @@ class Program:
                     groups.setdefault(root(i), []).append(w)
                 out += [Block(block.factor, group, block.key) for group in groups.values()]
             identity.blocks = out
+        return True
 
     # The linear system -----------------------------------------------------------------------------------
 

@@ -111,3 +111,8 @@ def test_an_unbounded_domain_does_not_stand_in_for_bounded_level_sets():
         ["-x", "-y"], "x**2/(1 + x**2) + y**2", ["x", "y"], cg.Box([-np.inf, -1], [np.inf, 1]), timeout=8
     )
     assert verdict.status is not Status.PROVED
+
+
+def test_a_kink_in_V_is_searched_without_its_second_derivative():
+    verdict = cg.region_of_attraction(["-x - y", "x - y"], "x**2 + y**2 + Abs(x)", ["x", "y"], timeout=5)
+    assert verdict.status is not Status.REFUTED

@@ -11,7 +11,7 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen import Ball, BarrierFunction, Box, ContractionMetric, LyapunovFunction, Status, StochasticBarrier, Sublevel
-from ctrlgen.certify.regular import conditions, everywhere
+from ctrlgen.continuity import conditions, everywhere
 
 X = sp.Symbol("x", real=True)
 TIME = 5.0
@@ -128,6 +128,44 @@ def test_what_follows_is_said_only_where_it_is_proved():
     # that one V fails at every level does not refute that there is a region of attraction
     skewed = cg.region_of_attraction(["-x + 10*y", "-y"], "x**2 + y**2", ["x", "y"], timeout=TIME)
     assert skewed.status is Status.UNDECIDED
+
+
+def without_formula(x):
+    """A small smooth function with too many operations to be written out."""
+    weights = np.full((60, 60), 1e-3)
+    return jnp.sum(weights @ jnp.tanh(weights @ (weights @ (jnp.ones(60) * x[0])))) * 1e-6
+
+
+def test_rules_of_differentiation_in_code_do_not_count():
+    h = BarrierFunction(lambda x: jax.lax.stop_gradient(-2 * x[0]) + x[0] + 0.5, ["x"])  # 1/2 - x, and ẋ ≈ 1 crosses it
+    verdict = h.verify(lambda x: jnp.stack([1 + without_formula(x)]), Box([-0.5], [0]), Box([1], [2]), Box([-1], [3]))
+    assert verdict.status is not Status.PROVED
+    V = LyapunovFunction(lambda x: jax.lax.stop_gradient(2 * x[0] * x[0]) - x[0] * x[0], ["x"])
+    unstable = V.verify(lambda x: x + without_formula(x), Box([-1], [1]), exclude=0.2, timeout=TIME)
+    assert unstable.status is not Status.PROVED
+
+
+def test_without_formulas_nothing_is_said_of_the_equilibrium_itself():
+    V = LyapunovFunction(lambda x: 2 + x[0] + without_formula(x), ["x"])  # V(0) = 2 is no minimum, and f(0) = -1e-7
+    verdict = V.verify(lambda x: jnp.stack([-1e-7 - 1e-9 * without_formula(x)]), Box([-1], [1]), timeout=TIME)
+    assert verdict.status is Status.UNDECIDED
+
+
+def test_a_control_barrier_function_has_no_kink():
+    # h = min(x, y): whatever u is, 2x + y falls at rate 3, so {h ≥ 0} cannot be kept. At x = y SymPy's sign(0) = 0
+    # gives the mean of two gradients, which some u serves.
+    low = BarrierFunction("(x + y - abs(x - y))/2", ["x", "y"])
+    assert low.control(["-1", "-1"], ["1", "-2"], timeout=TIME).status is Status.UNDECIDED
+    assert BarrierFunction("abs(x) - 1", ["x"]).control(["0"], ["1"], timeout=TIME).status is Status.UNDECIDED
+    # ψ₁ = -v/(x² + 1) is smooth; h jumps at 0
+    jumps = BarrierFunction("atan(1/x) + 2", ["x", "v"]).high_order(["v", "0"], ["0", "1"], [0])
+    assert jumps.control(["v", "0"], ["0", "1"], timeout=TIME).status is Status.UNDECIDED
+
+
+def test_a_complement_needs_a_formula_that_is_defined_everywhere():
+    with pytest.raises(ValueError, match="complement of"):
+        ~Sublevel("sqrt(x) - 5/4", ["x"])
+    assert (~Sublevel("x**2", ["x"], 1)).contains([2.0])
 
 
 def test_an_empty_claim_is_refused():

@@ -2,7 +2,7 @@
 
 import html
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,8 +22,8 @@ CLAIM = Claim(text="", states=XY, matrix=sp.Matrix([[X**2 - 1]]), strict=False)
 class Certificate:
     """Says what it is told to, of the claim that `step` makes unless it is given another."""
 
-    def __init__(self, good, claim=CLAIM):
-        self.good, self.claim = good, claim
+    def __init__(self, good, claim=CLAIM, proves=Status.PROVED):
+        self.good, self.claim, self.proves = good, claim, proves
 
     def recheck(self):
         return self.good
@@ -145,9 +145,10 @@ def test_a_refutation_stands_if_its_witness_does():
 
 
 def test_a_refutation_may_have_a_certificate_in_place_of_a_witness():
-    assert combine("x", [step(Status.REFUTED, certificate=Certificate(True))]).recheck()
-    assert not combine("x", [step(Status.REFUTED, certificate=Certificate(False))]).recheck()
-    both = step(Status.REFUTED, witness=(R(2), R(0)), certificate=Certificate(True))
+    assert combine("x", [step(Status.REFUTED, certificate=Certificate(True, proves=Status.REFUTED))]).recheck()
+    assert not combine("x", [step(Status.REFUTED, certificate=Certificate(False, proves=Status.REFUTED))]).recheck()
+    assert not combine("x", [step(Status.REFUTED, certificate=Certificate(True))]).recheck()  # it proves
+    both = step(Status.REFUTED, witness=(R(2), R(0)), certificate=Certificate(True, proves=Status.REFUTED))
     assert not both.recheck()  # a witness that is none is not made good by anything else
     assert not step(Status.REFUTED).recheck()
 
@@ -257,3 +258,18 @@ def test_notebooks_and_terminals_agree_on_a_real_verdict():
     for text in (repr(verdict), verdict._repr_html_(), verdict._repr_latex_()):
         assert "REFUTED" in text
         assert "witness" in text
+
+
+def test_a_certificate_vouches_for_its_own_answer_and_kind_of_claim_only():
+    squares = cg.sum_of_squares("x**4*y**2 + x**2*y**4 + 1 - 3*x**2*y**2", ["x", "y"]).steps[0]
+    assert squares.recheck()
+    told = squares.outcome
+    assert not Step(squares.claim, replace(told, status=Status.PROVED)).recheck()
+    sign = replace(squares.claim, kind="sign")  # the polynomial is nonnegative: no functional refutes that
+    assert not Step(sign, told).recheck()
+    grows = cg.LyapunovFunction("x**2 + y**2", ["x", "y"]).verify(["-x", "-y"]).steps[2]
+    assert grows.claim.kind == "growth"
+    assert grows.recheck()
+    assert not Step(replace(grows.claim, kind="sign"), grows.outcome).recheck()
+    proof = cg.nonnegative("x**2", ["x"], method="exact").steps[0]
+    assert not Step(proof.claim, replace(proof.outcome, status=Status.REFUTED)).recheck()
