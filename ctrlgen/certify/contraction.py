@@ -23,7 +23,7 @@ from ctrlgen.certify.spectrum import bounds_of_constant, definite_slack, root_ra
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain, Piece, exact
 from ctrlgen.field import VectorField
-from ctrlgen.formula import derivative, read_formula, real_states
+from ctrlgen.formula import derivative, read_formula, real_states, symbols
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide, shorten
 from ctrlgen.prove.witness import round_witness
@@ -84,7 +84,7 @@ class ContractionMetric:
     """
 
     def __init__(self, M: Any, states: Sequence[str | sp.Symbol]):
-        self.states = real_states(states)
+        self.states, self._given = real_states(states), symbols(states)
         self.matrix = _read_matrix(M, self.states)
         self._promise: tuple[sp.Rational, Domain | None] | None = None
         self._limits: dict[Domain | None, tuple[sp.Rational, sp.Rational]] = {}
@@ -112,6 +112,10 @@ class ContractionMetric:
             TypeError: f has no formula.
             ValueError: f is not a vector field of these states, or is in discrete time.
         """
+        return self._change(f).xreplace(dict(zip(self.states, self._given, strict=True)))
+
+    def _change(self, f: Any) -> sp.ImmutableMatrix:
+        """`derivative` in the real states."""
         f = self._flow(f)
         exprs, slope, m = f.formulas(), f.jacobian(), self.matrix
         product = m * slope
@@ -178,7 +182,7 @@ class ContractionMetric:
         steps += self._smooth(f, domain, method, deadline.part(0.4))
         if any(s.outcome.status is not Status.PROVED for s in steps):
             return self._verdict(steps, None, domain, start)
-        change = self.derivative(f)
+        change = self._change(f)
         rates, refuted = [], []
         pieces = (Piece((), ((None, None),) * self.dim),) if domain is None else domain.pieces(self.states)
         for k, piece in enumerate(pieces):
@@ -333,7 +337,7 @@ class ContractionMetric:
 
     def _contracting(self, f: VectorField, rate: sp.Expr, domain: Domain | None, method: str) -> list[Claim]:
         """-(Ṁ + MJ + JᵀM + 2·rate·M) ⪰ 0, one claim a piece of the domain; one for all if it is of numbers."""
-        whole = -(self.derivative(f) + 2 * rate * self.matrix)
+        whole = -(self._change(f) + 2 * rate * self.matrix)
         left = sp.ImmutableMatrix(whole.applyfunc(tidy))
         text = f"-(Ṁ + MJ + JᵀM + 2·({rate})·M) {'⪰' if self.dim > 1 else '≥'} 0"
         where = domain if left.free_symbols or method == "interval" else None

@@ -16,6 +16,7 @@ from ctrlgen.certify.lyapunov import LyapunovFunction, Time, check_time, exact_p
 from ctrlgen.certify.verdict import Verdict
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField, symbols
+from ctrlgen.formula import real_states
 from ctrlgen.prove.claim import Claim, Deadline, Status
 from ctrlgen.prove.decide import check_method, check_timeout
 from ctrlgen.prove.polynomial import NotPolynomialError, ring, scaled, translate
@@ -76,7 +77,7 @@ def find_lyapunov(
     check_method(method)
     if isinstance(degree, bool) or not isinstance(degree, (int, np.integer)) or degree < 2:
         raise ValueError(f"degree must be an integer of at least 2; got {degree!r}.")
-    names = symbols(states)
+    names = real_states(states)
     field = VectorField(f, names)
     star = exact_point("equilibrium", equilibrium, names)
     discrete = check_time(time, field)
@@ -100,7 +101,7 @@ def find_lyapunov(
         if candidate in tried or any(s not in candidate.free_symbols for s in names):
             continue
         tried.add(candidate)
-        V = LyapunovFunction(candidate, names, star)
+        V = LyapunovFunction(candidate, symbols(states), star)
         quick = method == "auto" and not final
         verdict = V.verify(
             field, domain, "exact" if quick else method, time="discrete" if discrete else "continuous",

@@ -87,7 +87,7 @@ class StochasticBarrier:
             f: the drift, in any form that `VectorField` reads.
             diffusion: G: a (d, m) matrix of formulas, a vector of d (one noise), or a scalar s, which means s·I.
         """
-        return simplified(self.field.generator(VectorField(f, self.states), diffusion).formula())
+        return self.field.outward(simplified(self.field.generator(VectorField(f, self.states), diffusion).formula()))
 
     def verify(
         self,

@@ -3,6 +3,7 @@
 import control as ct
 import numpy as np
 import pytest
+import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen import Status
@@ -94,3 +95,13 @@ def test_bad_input():
         cg.find_lyapunov(["-x + 1"], ["x"])
     with pytest.raises(ValueError, match="domain must contain the equilibrium"):
         cg.find_lyapunov(["-x"], ["x"], 2, cg.Box([1], [2]))
+
+
+def test_plain_symbols_are_as_good_as_real_ones():
+    x, y = sp.symbols("x y")
+    f = [-(x**3) + y, -x - y]
+    V = found(cg.find_lyapunov(f, [x, y], 2), f)
+    assert sp.expand(V.derivative(f) / V.expr.coeff(x, 2)) == -2 * x**4 - 2 * y**2
+    assert cg.ContractionMetric([[1 + x**2, 0], [0, 1]], [x, y]).derivative([-x, -y])[0, 0] == -4 * x**2 - 2
+    assert cg.StochasticBarrier(x**2 + y**2, [x, y]).generator([-x, -y], 1) == 2 - 2 * x**2 - 2 * y**2
+    assert cg.BarrierFunction(1 - x**2 - y, [x, y]).derivative([-x, -y]) == 2 * x**2 + y
