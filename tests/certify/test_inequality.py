@@ -1,8 +1,11 @@
 """Inequalities, bounds and sums of squares, against classical polynomials."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sympy as sp
+from flint import fmpq
 
 import ctrlgen as cg
 from ctrlgen import Status
@@ -24,6 +27,21 @@ def test_motzkin_is_nonnegative_and_no_sum_of_squares():
     assert squares.recheck()
     assert cg.nonnegative(MOTZKIN + " - 1e-9", XY).status is Status.REFUTED  # its zeros are at (±1, ±1)
     assert cg.nonnegative(MOTZKIN, XY, strict=True).status is Status.REFUTED
+
+
+def test_a_functional_that_separates_nothing_is_noticed():
+    functional = cg.sum_of_squares(MOTZKIN, XY).steps[0].outcome.certificate
+    assert functional.recheck()
+    at_origin = {m: fmpq(int(sum(m) == 0)) for m in functional.moments}  # L(q) = q(0): ≥ 0 on squares, and on p
+    assert not replace(functional, moments=at_origin).recheck()
+    negative = {**functional.moments, (2, 0): fmpq(-1)}  # L(x²) < 0
+    assert not replace(functional, moments=negative).recheck()
+
+
+def test_a_sum_of_squares_times_a_multiplier_is_none():
+    proof = cg.nonnegative(MOTZKIN, XY, method="exact").steps[0].outcome.certificate
+    assert proof.recheck()
+    assert not replace(proof, claim=replace(proof.claim, kind="squares")).recheck()
 
 
 def test_a_sum_of_squares_is_recognised():
@@ -54,6 +72,7 @@ def test_goldstein_price_is_never_bounded_above_three():
         ("x*y", XY, cg.Ball([0, 0], 1), -0.5),
         ("-x - y", XY, cg.Box([0, 0], [1, 2]), -3.0),
         ("x**2 - 2*x", ["x"], cg.Box([-5], [0.5]) | cg.Box([3], [4]), -0.75),
+        ("x**2 - 2*x", ["x"], cg.Box([3], [4]) | cg.Box([-5], [0.5]), -0.75),
     ],
 )
 def test_lower_bounds_are_close_and_never_above(p, states, domain, expected):

@@ -174,6 +174,13 @@ def test_foster_lyapunov_of_a_double_well():
     del loop
 
 
+def test_the_drift_bound_of_a_union_is_that_of_its_worst_piece():
+    V = cg.LyapunovFunction("x**2", ["x"])  # 𝓛V + V = 1 - x² for unit noise
+    for pieces in (cg.Box([0], [1]) | cg.Box([2], [3]), cg.Box([2], [3]) | cg.Box([0], [1])):
+        verdict = proved(V.verify_drift(["-x"], 1, c=1, domain=pieces))
+        assert verdict.bound == pytest.approx(1.0, rel=1e-9)
+
+
 def test_stationary_moment_obeys_the_drift_bound():
     # E[V] ≤ b/c at the stationary law: Ornstein–Uhlenbeck has E|x|² = d ε exactly, and the bound is tight
     verdict = proved(cg.LyapunovFunction("x**2 + y**2", XY).verify_drift(["-x", "-y"], np.sqrt(2.0), c=2))

@@ -1,5 +1,7 @@
 """Regions of attraction against published levels, closed forms and simulation."""
 
+from fractions import Fraction
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +60,27 @@ def test_pendulum_needs_a_domain_and_stops_at_its_edge():
     edge = 1 - np.cos(2) + 4 / 20 - (2 / 10) ** 2 / 2
     assert edge * 0.999 <= verdict.level <= edge
     assert any("inside" in a for a in verdict.assumptions)
+    faces = [step for step in verdict.steps if step.claim.text.startswith("V ≥")]
+    assert len(faces) == 4  # the level set is shown not to reach any side of the box
+    assert all(step.claim.equalities for step in faces)
+
+
+def test_a_domain_larger_than_the_region_does_not_matter():
+    verdict = cg.region_of_attraction(["-x + x**3"], "x**2", ["x"], cg.Box([-2], [2]))
+    assert verdict.status is Status.PROVED
+    assert verdict.level == 1.0
+    assert verdict.refuted_at == 1.0
+
+
+def test_the_refuted_level_is_the_value_at_the_witness_rounded_up():
+    for factor in range(1, 9):
+        scaled = f"{factor}*({V})/7"
+        verdict = cg.region_of_attraction(VAN_DER_POL, scaled, S)
+        x1, x2 = map(Fraction, verdict.witness)
+        exact = Fraction(factor, 7) * (Fraction(3, 2) * x1**2 - x1 * x2 + x2**2)
+        assert Fraction(verdict.refuted_at) >= exact
+        assert Fraction(float(np.nextafter(verdict.refuted_at, 0))) < exact
+        assert x1 * x2 * x1**2 - 2 * x1**2 * x2**2 + x1**2 + x2**2 <= 0  # V̇ ≥ 0 there, in exact arithmetic
 
 
 def test_global_attraction_has_an_infinite_level():
