@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ctrlgen.domain import Domain, Piece, exact
 from ctrlgen.field import VectorField
 from ctrlgen.formula import derivative, read_formula, real_states, symbols
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
-from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide, shorten
+from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide, float_below, shorten
 from ctrlgen.prove.witness import round_witness
 
 ABOVE = (1e-15, 1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -431,16 +430,6 @@ def largest(make: Callable[[sp.Rational], Claim], estimate: float, method: str, 
         if found[0] is not None:
             return found
     return best_bound(make, estimate, method, deadline, **kind)
-
-
-def float_below(value: Any) -> float:
-    """The largest float whose decimal is not above the number; within 1e-15 of it for one that is not rational."""
-    if not value.is_Rational:
-        value = sp.Rational(int(sp.floor(value * 10**15)), 10**15)
-    out = float(value)
-    while Fraction(repr(out)) > Fraction(int(value.p), int(value.q)):
-        out = float(np.nextafter(out, -np.inf))
-    return out
 
 
 def _read_matrix(matrix: Any, states: tuple[sp.Symbol, ...]) -> sp.ImmutableMatrix:

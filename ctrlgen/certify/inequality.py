@@ -18,7 +18,7 @@ from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Domain
 from ctrlgen.field import Field
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
-from ctrlgen.prove.decide import best_bound, check_method, check_timeout
+from ctrlgen.prove.decide import best_bound, check_method, check_timeout, float_below
 from ctrlgen.prove.exact import SumOfSquares, solve_exactly
 from ctrlgen.prove.polynomial import NotPolynomialError, translate
 from ctrlgen.prove.program import Block, Program, monomials, pivots
@@ -114,7 +114,9 @@ def lower_bound(
     steps += regular([("p", field, 0)], field.states, domain, method, deadline)
     if any(s.outcome.status is not Status.PROVED for s in steps):
         return combine("p is bounded below", steps, kind=Bound, deadline=deadline)
-    return replace(combine(f"p ≥ {lowest}", steps, kind=Bound, deadline=deadline, bound=float(lowest)), witness=where)
+    return replace(
+        combine(f"p ≥ {lowest}", steps, kind=Bound, deadline=deadline, bound=float_below(lowest)), witness=where
+    )
 
 
 def sum_of_squares(p: Any, states: Sequence[str | sp.Symbol], *, timeout: float = 30.0) -> Verdict:

@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 from flint import fmpq, fmpq_mat, fmpq_poly
 
-from ctrlgen.prove.program import pivots
+from ctrlgen.prove.program import nullspace, pivots
 
 DIGITS = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -86,7 +86,7 @@ def _split_lyapunov(a: fmpq_mat) -> fmpq_mat | None:
     for p, power in factors:
         value = _at(p, a)
         if _on_axis(p):
-            kernel = _kernel(value)
+            kernel = nullspace(value.tolist(), value.ncols())
             if len(kernel) != p.degree() * power:
                 return None  # not semisimple: trajectories along it grow like a power of t
             columns.append((p, kernel))
@@ -168,20 +168,6 @@ def _at(p: fmpq_poly, a: fmpq_mat) -> fmpq_mat:
     out = _eye(a.nrows()) * fmpq(0)
     for c in reversed(p.coeffs()):
         out = out * a + _eye(a.nrows()) * c
-    return out
-
-
-def _kernel(a: fmpq_mat) -> list[list[fmpq]]:
-    reduced, rank = a.rref()
-    n = a.ncols()
-    lead = [next(c for c in range(n) if reduced[r, c] != 0) for r in range(rank)]
-    out = []
-    for c in (c for c in range(n) if c not in lead):
-        v = [fmpq(0)] * n
-        v[c] = fmpq(1)
-        for r, column in enumerate(lead):
-            v[column] = -reduced[r, c]
-        out.append(v)
     return out
 
 

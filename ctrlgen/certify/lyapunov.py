@@ -19,7 +19,7 @@ from ctrlgen.domain import Ball, Domain
 from ctrlgen.field import Field, VectorField, rationalise
 from ctrlgen.precision import float64
 from ctrlgen.prove.claim import Outcome, Status
-from ctrlgen.prove.decide import best_bound, check_method, check_timeout
+from ctrlgen.prove.decide import best_bound, check_method, check_timeout, float_below
 
 Time = Literal["continuous", "discrete"]
 
@@ -259,7 +259,7 @@ class LyapunovFunction:
             steps += best[2]
             text = f"𝓛V ≤ -{best[0]} V + {best[1]}"
             if all(s.outcome.status is Status.PROVED for s in best[2]):
-                extra = {"rate": float(best[0]), "bound": float(best[1])}
+                extra = {"rate": float_below(best[0]), "bound": -float_below(-best[1])}
         else:
             missing = Outcome(status=Status.UNDECIDED, method=method, reason="no constants c, b were found")
             steps.append(Step(claims(text, self.states, drift, domain, strict=False)[0], missing))

@@ -19,7 +19,7 @@ from ctrlgen.continuity import everywhere
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField
 from ctrlgen.prove.claim import Claim, Status
-from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide
+from ctrlgen.prove.decide import best_bound, candidates, check_method, check_timeout, decide, float_below
 from ctrlgen.prove.witness import violates
 
 RAYS = 4000
@@ -140,7 +140,7 @@ class _Search:
         edge = self.boundary_level()
         point = self.critical_point()
         refuted, witness = (None, None) if point is None else self.refute(point)
-        limits = [v for v in (edge, refuted if refuted is not None else None) if v is not None]
+        limits = [v for v in (edge, refuted) if v is not None]
         text = f"{{V < ρ}} is in the region of attraction of {_show(self.star)}"
         enclosed = self.domain is not None and all(None not in side for side in self.domain.box(self.states))
         bounded = [] if enclosed else self.bounded()
@@ -157,22 +157,20 @@ class _Search:
             self.claim_at, estimate, self.method, self.deadline.part(0.8), scale=abs(estimate), least=0
         )
         if level is None:
-            steps = [Step(claim or self.claim_at(sp.Rational(Fraction(estimate))), outcome)]
-            if outcome.status is Status.PROVED:
-                steps = bounded
-            return self.unsettled(text, [*bounded, *steps], refuted)
+            tried = claim or self.claim_at(sp.Rational(Fraction(estimate)))
+            return self.unsettled(text, [*bounded, Step(tried, outcome)], refuted)
         steps = [*bounded, Step(claim or self.claim_at(level), outcome)]
         if self.domain is not None:
             level, steps = self.inside(level, steps)
         if level is None:
             return self.unsettled(text, steps, refuted)
         final = combine(
-            text.replace("ρ", str(float(level))),
+            text.replace("ρ", str(float_below(level))),
             steps,
             assumptions=() if self.domain is None else (f"the region is the part of the set inside {self.domain!r}",),
             kind=Region,
             deadline=self.deadline,
-            level=float(level),
+            level=float_below(level),
             refuted_at=refuted,
         )
         if witness is not None and final.status is Status.PROVED:
@@ -192,16 +190,11 @@ class _Search:
 
     def claim_at(self, level: Any) -> Claim:
         """V̇ < 0 on {V < level}, and in the domain, but at the equilibrium."""
-        return claims(
+        claim = claims(
             f"{self.name} < 0 where 0 < V < {level}", self.states, self.fall, self.domain,
             strict=True, except_at=self.star, open_guards=(level - self.value,),
-        )[0] if self.domain is not None else replace(
-            claims(
-                f"{self.name} < 0 where 0 < V < {level}", self.states, self.fall, None,
-                strict=True, except_at=self.star, open_guards=(level - self.value,),
-            )[0],
-            box=self.level_box(level),
-        )  # fmt: skip
+        )[0]  # fmt: skip
+        return claim if self.domain is not None else replace(claim, box=self.level_box(level))
 
     def level_box(self, level: sp.Rational) -> tuple:
         """A box around {V ≤ level} where V is a quadratic form (Sublevel knows it), else none."""

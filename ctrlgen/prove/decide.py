@@ -114,6 +114,16 @@ def shorten(value: float, digits: int = 12) -> Any:
     return sp.Rational(out.numerator, out.denominator)
 
 
+def float_below(value: Any) -> float:
+    """The largest float whose decimal is not above the number; within 1e-15 of it for one that is not rational."""
+    if not value.is_Rational:
+        value = sp.Rational(int(sp.floor(value * 10**15)), 10**15)
+    out = float(value)
+    while Fraction(repr(out)) > Fraction(int(value.p), int(value.q)):
+        out = float(np.nextafter(out, -np.inf))
+    return out
+
+
 def candidates(estimate: float, scale: float | None = None) -> Iterable[Any]:
     """Values to try for a bound whose true value is about `estimate`: it itself if simple, then ever more below it."""
     size = max(abs(estimate), scale or 0.0, 1e-12)

@@ -226,10 +226,7 @@ def _no_common_zero(forms: list[fmpq_mpoly], i: int | None) -> bool:
         integral.append(turn)
     basis = fmpz_mpoly_vec(integral, context).buchberger_naive(limits=(60, 400, 2000))
     if isinstance(basis, tuple):
-        basis, finished = basis
-        if not finished:
-            # the elements found so far still lie in the ideal
-            pass
+        basis = basis[0]  # the elements that were found within the limits lie in the ideal
     return any(g.is_constant() and not g.is_zero() for g in basis)
 
 

@@ -389,7 +389,7 @@ class Program:
                     break
             if kernel is None:
                 continue
-            complement = _nullspace(kernel, len(block.basis))
+            complement = nullspace(kernel, len(block.basis))
             zero = block.factor * 0
             block.basis = [
                 sum((w * q for w, q in zip(block.basis, v, strict=True) if q != 0), zero) for v in complement
@@ -608,7 +608,7 @@ def _simplest(x: float) -> Fraction | None:
     return None
 
 
-def _nullspace(rows: list[list[fmpq]], n: int) -> list[list[fmpq]]:
+def nullspace(rows: list[list[fmpq]], n: int) -> list[list[fmpq]]:
     """A rational basis of {v: row · v = 0 for every row}."""
     reduced, rank = fmpq_mat(rows).rref()
     lead = [next(c for c in range(n) if reduced[r, c] != 0) for r in range(rank)]

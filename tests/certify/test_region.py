@@ -139,3 +139,16 @@ def test_an_unbounded_domain_does_not_stand_in_for_bounded_level_sets():
 def test_a_kink_in_V_is_searched_without_its_second_derivative():
     verdict = cg.region_of_attraction(["-x - y", "x - y"], "x**2 + y**2 + Abs(x)", ["x", "y"], timeout=5)
     assert verdict.status is not Status.REFUTED
+
+
+@pytest.mark.parametrize(("p", "q"), [(5, 6), (5, 7), (7, 9), (1, 11), (2, 3)])
+def test_the_level_as_a_float_is_never_above_the_proved_one(p, q):
+    # V̇ = -2x² (1 - (q/p) x²): the level is p/q, and the float nearest to 5/6 is read as 0.8333333333333334 > 5/6
+    verdict = cg.region_of_attraction([f"-x + {q}*x**3/{p}"], "x**2", ["x"])
+    assert verdict.status is Status.PROVED
+    assert Fraction(p, q) - Fraction(1, 10**12) < Fraction(repr(verdict.level)) <= Fraction(p, q)
+    bound = cg.lower_bound(f"x**2 + {p}/{q}", ["x"])
+    assert Fraction(repr(bound.bound)) <= Fraction(p, q)
+    assert bound.bound == pytest.approx(p / q, abs=1e-9)
+    drift = cg.LyapunovFunction("x**2", ["x"]).verify_drift(["-x"], f"sqrt({p}/{q})", c=2)  # b = p/q exactly
+    assert Fraction(repr(drift.bound)) >= Fraction(p, q)
