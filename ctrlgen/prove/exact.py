@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import lcm
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from flint import Ordering, fmpq, fmpq_mpoly, fmpz_mpoly_ctx, fmpz_mpoly_vec
@@ -224,7 +224,7 @@ def _no_common_zero(forms: list[fmpq_mpoly], i: int | None) -> bool:
     if i is not None:
         turn = context.from_dict({(0,) * (n + 1): 1, (*(1 if k == i else 0 for k in range(n)), 1): -1})
         integral.append(turn)
-    basis = fmpz_mpoly_vec(integral, context).buchberger_naive(limits=(60, 400, 2000))
+    basis: Any = fmpz_mpoly_vec(integral, context).buchberger_naive(limits=(60, 400, 2000))
     if isinstance(basis, tuple):
         basis = basis[0]  # the elements that were found within the limits lie in the ideal
     return any(g.is_constant() and not g.is_zero() for g in basis)
