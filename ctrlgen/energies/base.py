@@ -34,11 +34,15 @@ class Properties:
         hessian_lower: m with ∇²E ⪰ m I everywhere [energy / length²].
         hessian_upper: L with ∇²E ⪯ L I everywhere [energy / length²].
         dissipativity: (a, b) with ⟨x, ∇E(x)⟩ ≥ a |x|² - b everywhere, a > 0 when the Gibbs measure is confined.
+        gradient_bound: G with |∇E| ≤ G everywhere, a Lipschitz constant of E [energy / length].
+        oscillation: a number that sup E - inf E does not exceed [energy].
     """
 
     hessian_lower: float | None = None
     hessian_upper: float | None = None
     dissipativity: tuple[float, float] | None = None
+    gradient_bound: float | None = None
+    oscillation: float | None = None
 
 
 class Energy(eqx.Module):

@@ -45,8 +45,9 @@ class Claim:
         equalities: formulas that are 0 on the set.
         box: one (lower, upper) a state, rational or None where unbounded, which encloses the set.
         except_at: d rationals: the one point at which nothing is asked (the equilibrium), or None.
-        kind: what is said of the left-hand side: its sign; that it tends to ∞ with |x| ("growth"); or that it is a sum
-            of squares of polynomials ("squares"). Engines decide signs.
+        kind: what is said of the left-hand side: its sign; that it tends to ∞ with |x| ("growth"); that it is a sum
+            of squares of polynomials ("squares"); or nothing, because the text says it all ("premise"). Engines decide
+            signs.
         function: JAX function, (d,) -> (), the left-hand side where there is no formula.
     """
 
@@ -60,7 +61,7 @@ class Claim:
     box: tuple[tuple[sp.Rational | None, sp.Rational | None], ...] = ()
     except_at: tuple[sp.Rational, ...] | None = None
     function: Callable | None = None
-    kind: Literal["sign", "growth", "squares"] = "sign"
+    kind: Literal["sign", "growth", "squares", "premise"] = "sign"
 
     def __post_init__(self):
         if not self.box:
