@@ -43,7 +43,9 @@ class Step:
 
 
 def _same(a: Claim | None, b: Claim) -> bool:
-    """Are two claims the same but for their words?"""
+    """Are two claims the same but for their words? A premise is its words."""
+    if b.kind == "premise":
+        return a == b
     return a is not None and all(getattr(a, f.name) == getattr(b, f.name) for f in fields(Claim) if f.name != "text")
 
 
