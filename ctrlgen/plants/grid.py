@@ -1,7 +1,8 @@
 """The density itself as the plant: the Fokker–Planck equation on a box in one to three dimensions.
 
-A density is represented by its cell masses, an array of the grid's shape with sum 1. Every measure here is exact
-for those masses (a plain float), because the Gibbs masses of a grid are a sum, not an integral.
+A density is represented by its cell masses, an array of the grid's shape with sum 1; what the grid itself returns is
+a `GridDensity`, which knows its grid. Every measure here is exact for those masses (a plain float), because the Gibbs
+masses of a grid are a sum, not an integral.
 """
 
 from __future__ import annotations
@@ -25,6 +26,72 @@ Scheme = Literal["auto", "chebyshev", "implicit"]
 Flux = Literal["scharfetter-gummel", "curved"]
 BORDER = 1e-3  # mass in the outermost cells, or missing from the box, above which a warning is given
 SUM = 1e-6  # how far the sum of given masses may be from 1
+
+
+class GridDensity(np.ndarray):
+    """Cell masses that know their grid: an array of the grid's shape, nonnegative, with sum 1, and `.grid`.
+
+    It computes like any array, and what is computed from it is a plain array or scalar: half of a density, a slice or
+    a stack of densities is no density. Only a copy, or what was pickled, is one again.
+
+    Args:
+        masses: of the grid's shape, copied.
+        grid: the FokkerPlanckGrid that they belong to.
+
+    Raises:
+        ValueError: the masses do not fit the grid, are negative or not finite, or do not sum to 1.
+    """
+
+    grid: FokkerPlanckGrid
+
+    def __new__(cls, masses: Any, grid: FokkerPlanckGrid) -> GridDensity:
+        out = np.array(grid._masses(masses), dtype=np.float64).view(cls)
+        out.grid = grid
+        return out
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if "out" in options:
+            options["out"] = _plain(options["out"])
+        return getattr(ufunc, method)(*_plain(inputs), **options)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return func(*_plain(args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OF_ARRAYS:
+            return getattr(np.ndarray.view(self, np.ndarray), name)
+        return super().__getattribute__(name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[index]
+
+    def __iter__(self) -> Any:
+        return iter(np.asarray(self))
+
+    def copy(self, order: Any = "C") -> GridDensity:
+        """The same density, in memory of its own."""
+        return GridDensity(np.asarray(self), self.grid)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict) -> GridDensity:
+        return self.copy()
+
+    def __reduce__(self) -> tuple:
+        return GridDensity, (np.asarray(self), self.grid)
+
+
+# what a method or a view of a density gives is an array, not a density
+_OF_ARRAYS = frozenset(n for n in dir(np.ndarray) if not n.startswith("_")) - {"copy", "dtype", "ndim", "shape", "size"}
+
+
+def _plain(value: Any) -> Any:
+    """Densities as the arrays that they are, in lists and tuples too."""
+    if isinstance(value, GridDensity):
+        return np.asarray(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +146,10 @@ class FokkerPlanckGrid(Plant):
         object.__setattr__(self, "temperature", temperature)
         object.__setattr__(self, "step", step)
 
+    def __getstate__(self) -> dict:
+        """What is pickled: the arguments, not what was computed for the last energy."""
+        return {**self.__dict__, "_volumes": {}}
+
     # The grid -------------------------------------------------------------------------------------
 
     @property
@@ -109,10 +180,10 @@ class FokkerPlanckGrid(Plant):
 
     # The operator of an energy ---------------------------------------------------------------------
 
-    def gibbs(self, energy: Energy) -> np.ndarray:
+    def gibbs(self, energy: Energy) -> GridDensity:
         """The Gibbs masses exp(-E/ε)/Z at the cell centres, shape `shape`, sum 1."""
         masses = np.exp(self._volume(energy).log_gibbs)
-        return masses / masses.sum()
+        return GridDensity(masses / masses.sum(), self)
 
     def generator(self, energy: Energy) -> sparse.csc_matrix:
         """A of dm/dt = A m, sparse (N, N) with cells in C order [1/time]; its columns sum to 0."""
@@ -174,7 +245,7 @@ class FokkerPlanckGrid(Plant):
 
     # Densities -------------------------------------------------------------------------------------
 
-    def discretise(self, density: Any) -> np.ndarray:
+    def discretise(self, density: Any) -> GridDensity:
         """Cell masses, shape `shape`, of a distribution (by its `.log_density` at the cell centres) or of
         particles (n, d) (a histogram).
 
@@ -187,7 +258,7 @@ class FokkerPlanckGrid(Plant):
                 or none of whose mass is in the box.
         """
         if not hasattr(density, "log_density"):
-            return self._histogram(density)
+            return GridDensity(self._histogram(density), self)
         dim = getattr(density, "dim", self.dim)
         if dim != self.dim:
             raise ValueError(f"the density is {dim}-dimensional but this grid has {self.dim} axes; they must agree.")
@@ -205,7 +276,7 @@ class FokkerPlanckGrid(Plant):
                 "part of it, or the cells are too wide for it.",
                 stacklevel=2,
             )
-        return masses / total
+        return GridDensity(masses / total, self)
 
     def _histogram(self, points: Any) -> np.ndarray:
         points = np.asarray(points, dtype=np.float64)
@@ -313,7 +384,7 @@ class FokkerPlanckGrid(Plant):
 
     def _initial(self, initial: Any, key: Any, particles: int) -> np.ndarray:
         if hasattr(initial, "log_density"):
-            return self.discretise(initial)
+            return np.asarray(self.discretise(initial))
         if hasattr(initial, "sample"):
             return self._histogram(initial.sample(key, particles))
         shape = np.shape(initial)
@@ -338,10 +409,10 @@ class GridRun(Run):
         self._pieces = 1 if plant.step is not None else PIECES
         self._built: tuple[Any, Any] = (None, None)
 
-    def snapshot(self) -> np.ndarray:
-        return self._masses.copy()
+    def snapshot(self) -> GridDensity:
+        return GridDensity(self._masses, self._plant)
 
-    def advance(self, counts: Sequence[int]) -> list[np.ndarray]:
+    def advance(self, counts: Sequence[int]) -> list[GridDensity]:
         snapshots = []
         for count in counts:
             self._take(int(count))

@@ -1,5 +1,7 @@
 """The grid plant against closed forms, other methods, and the exact properties of its scheme."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -8,6 +10,7 @@ from scipy.sparse.linalg import expm_multiply
 
 import ctrlgen as cg
 from ctrlgen.plants.finite_volume import FiniteVolume, bernoulli
+from ctrlgen.plants.grid import GridDensity
 from ctrlgen.plants.propagators import BackwardEuler, Exponential
 
 WELL = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])
@@ -357,6 +360,97 @@ def test_warns_with_the_mass_at_the_border():
         wide.start(cg.Quadratic([[1.0]]), edge, step=0.1)
     with pytest.warns(UserWarning, match="density sums to 0.5 over the cells"):
         wide.discretise(cg.Gaussian([-4.0], 0.1))
+
+
+# Masses that know their grid ---------------------------------------------------------------------------
+
+
+def test_what_the_grid_returns_knows_its_grid():
+    grid = grid_of(2)
+    response = cg.ClosedLoop(grid, WELL).simulate(cg.Gaussian([0.0, 0.0], 0.1), 0.2, record=3)
+    densities = [grid.gibbs(WELL), grid.discretise(cg.Gaussian([0.0, 0.0], 0.1)), grid.discretise([[0.1, 0.2]])]
+    for density in (*densities, response.final, *response.snapshots):
+        assert type(density) is GridDensity
+        assert density.grid is grid
+        assert density.shape == grid.shape
+    assert type(response.density) is np.ndarray
+    assert response.density.shape == (3, 17, 23)
+
+
+COMPUTED = {
+    "times a number": lambda r: r * 2,
+    "number minus it": lambda r: 1 - r,
+    "ufunc": np.exp,
+    "comparison": lambda r: r > 0,
+    "matrix product": lambda r: r @ r.T,
+    "row": lambda r: r[0],
+    "slice": lambda r: r[1:, 2:],
+    "whole slice": lambda r: r[:],
+    "mask": lambda r: r[np.asarray(r) > 0],
+    "first of an iteration": lambda r: next(iter(r)),
+    "transpose": lambda r: r.T,
+    "square transpose": lambda r: np.transpose(r),
+    "ravel": lambda r: r.ravel(),
+    "reshape": lambda r: r.reshape(-1),
+    "flat": lambda r: r.flat[:3],
+    "astype": lambda r: r.astype(np.float32),
+    "view": lambda r: r.view(),
+    "sum over an axis": lambda r: r.sum(axis=0),
+    "cumsum": lambda r: r.cumsum(axis=1),
+    "clip": lambda r: r.clip(0, 1e-3),
+    "stack": lambda r: np.stack([r, r]),
+    "concatenate": lambda r: np.concatenate((r, r)),
+    "zeros like": np.zeros_like,
+    "array": np.array,
+    "asarray": np.asarray,
+    "where": lambda r: np.where(r > 0, r, 0),
+    "out": lambda r: np.add(r, r, out=np.empty(r.shape)),
+    "out in it": lambda r: np.multiply(r, 2, out=r.copy()),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_is_computed_from_a_density_is_a_plain_array(name):
+    gibbs = grid_of(2).gibbs(WELL)
+    out = COMPUTED[name](gibbs)
+    assert type(out) is np.ndarray
+    np.testing.assert_array_equal(out, COMPUTED[name](np.array(gibbs)))
+
+
+def test_reductions_of_a_density_are_scalars():
+    gibbs = grid_of(2).gibbs(WELL)
+    for value in (gibbs.sum(), gibbs.max(), gibbs.mean(), gibbs.std(), np.sum(gibbs), gibbs[0, 0], gibbs.ravel()[0]):
+        assert type(value) is np.float64
+    assert type(gibbs.item(3)) is float
+    assert gibbs.sum() == pytest.approx(1, abs=1e-12)
+    doubled = gibbs.copy()
+    doubled *= 2
+    assert type(doubled) is np.ndarray
+    assert doubled.sum() == pytest.approx(2)
+
+
+def test_copies_and_pickles_of_a_density_are_densities():
+    grid = grid_of(2)
+    gibbs = grid.gibbs(WELL)
+    for other in (gibbs.copy(), copy.copy(gibbs), copy.deepcopy(gibbs)):
+        assert type(other) is GridDensity
+        assert other.grid is grid
+        assert not np.shares_memory(other, gibbs)
+        np.testing.assert_array_equal(other, gibbs)
+    # an energy that cannot be pickled is what the grid has last computed for
+    unpicklable = cg.CallableEnergy(lambda x: (x**2).sum(), 2)
+    restored = pickle.loads(pickle.dumps(grid.gibbs(unpicklable)))
+    assert type(restored) is GridDensity
+    assert restored.grid.bounds == grid.bounds
+    assert restored.grid.kl(restored, WELL) == grid.kl(grid.gibbs(unpicklable), WELL)
+
+
+def test_masses_that_do_not_fit_are_no_density():
+    grid = grid_of(1)
+    with pytest.raises(ValueError, match=r"must be cell masses of the grid's shape \(60,\); got shape \(59,\)"):
+        GridDensity(np.full(59, 1 / 59), grid)
+    with pytest.raises(ValueError, match="must be cell masses with sum 1"):
+        GridDensity(np.ones(60), grid)
 
 
 # Bad input -------------------------------------------------------------------------------------------
