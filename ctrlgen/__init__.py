@@ -25,6 +25,10 @@ _NAMES = {
     "Ring": "energies.landscapes",
     "SymbolicEnergy": "energies.symbolic",
     "CallableEnergy": "energies.symbolic",
+    "LeastSquares": "energies.observation",
+    "condition": "energies.observation",
+    "MixtureEnergy": "energies.mixture",
+    "mixture": "energies.mixture",
     "MLPEnergy": "energies.neural",
     "TrainedEnergy": "energies.trained",
     "compose": "energies.algebra",
@@ -103,7 +107,11 @@ if TYPE_CHECKING:
     from ctrlgen.energies.landscapes import DoubleWell as DoubleWell
     from ctrlgen.energies.landscapes import Funnel as Funnel
     from ctrlgen.energies.landscapes import Ring as Ring
+    from ctrlgen.energies.mixture import MixtureEnergy as MixtureEnergy
+    from ctrlgen.energies.mixture import mixture as mixture
     from ctrlgen.energies.neural import MLPEnergy as MLPEnergy
+    from ctrlgen.energies.observation import LeastSquares as LeastSquares
+    from ctrlgen.energies.observation import condition as condition
     from ctrlgen.energies.symbolic import CallableEnergy as CallableEnergy
     from ctrlgen.energies.symbolic import SymbolicEnergy as SymbolicEnergy
     from ctrlgen.energies.trained import TrainedEnergy as TrainedEnergy
