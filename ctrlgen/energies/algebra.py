@@ -1,18 +1,21 @@
 """Additive composition of controller blocks: E = Σ wᵢ Eᵢ, whose Gibbs measure is ∝ Π (ρᵢ*)^{wᵢ}.
 
 Constants propagate by the rules of `Composition.properties`; what is not established for one term is not
-established for the sum.
+established for the sum. A sum that has no Gibbs measure, because it falls in some direction, is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from ctrlgen.energies.analytic import Quadratic, spectrum_bounds
 from ctrlgen.energies.base import Energy, Properties
 
 
@@ -47,26 +50,20 @@ class Composition(Energy):
 
     @property
     def properties(self) -> Properties:
-        """Lower Hessian bounds add (w m for w ≥ 0, w L for w < 0), upper bounds likewise; so does ⟨x, ∇E⟩ ≥ a|x|² - b.
+        """Constants of the sum, from those of its terms, in exact arithmetic, rounded outward.
 
-        ⟨x, ∇E⟩ has no upper bound among the properties, so a negative weight leaves dissipativity open, except
-        that ∇²E ⪰ m > 0 of the sum with a known ∇E(0) gives it.
+        Lower Hessian bounds add (w m for w ≥ 0, w L for w < 0), upper bounds likewise; |w| times the bounds of the
+        gradient and of the oscillation add; so does ⟨x, ∇E⟩ ≥ a|x|² - b. For w < 0 that needs an upper bound, from
+        ∇²E ⪯ L: ⟨x, ∇E⟩ ≤ (L + t)|x|² + |∇E(0)|²/(4t). Quadratic terms are added before they are bounded.
         """
-        parts = [term.properties for term in self.terms]
-        lower, upper = 0.0, 0.0
-        for w, p in zip(map(float, self.weights), parts, strict=True):
-            low, high = (p.hessian_lower, p.hessian_upper) if w >= 0 else (p.hessian_upper, p.hessian_lower)
-            lower = None if lower is None or low is None else lower + w * low
-            upper = None if upper is None or high is None else upper + w * high
-        dissipativity = None
-        if all(w >= 0 for w in self.weights) and all(p.dissipativity is not None for p in parts):
-            pairs = [p.dissipativity for p in parts if p.dissipativity is not None]
-            a, b = (float(self.weights @ np.array(column)) for column in zip(*pairs, strict=True))
-            dissipativity = (a, b)
-        elif lower is not None and lower > 0:
-            push = float(np.linalg.norm(self.gradient(np.zeros(self.dim)))) * (1 + 1e-9)
-            dissipativity = (lower / 2, push**2 / (2 * lower))
-        return Properties(hessian_lower=lower, hessian_upper=upper, dissipativity=dissipativity)
+        parts = _parts(self)
+        return Properties(
+            hessian_lower=_sum(((w, p.hessian_lower if w >= 0 else p.hessian_upper) for w, p, _ in parts), down),
+            hessian_upper=_sum(((w, p.hessian_upper if w >= 0 else p.hessian_lower) for w, p, _ in parts), up),
+            gradient_bound=_sum(((abs(w), p.gradient_bound) for w, p, _ in parts), up),
+            oscillation=_sum(((abs(w), p.oscillation) for w, p, _ in parts), up),
+            dissipativity=_dissipativity(parts),
+        )
 
     def symbolic(self, states: Any = None):
         return sum(float(w) * term.symbolic(states) for w, term in zip(self.weights, self.terms, strict=True))
@@ -95,16 +92,20 @@ class Reparametrised(Energy):
         return self.energy.potential(self._outside(x))
 
 
-def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None) -> Composition:
-    """The additive composition Σ wᵢ Eᵢ; nested compositions are flattened.
+def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, *, check: bool = True) -> Composition:
+    """The additive composition Σ wᵢ Eᵢ, whose Gibbs measure is ∝ Π (ρᵢ*)^{wᵢ}; nested compositions are flattened.
 
     Args:
         energies: at least one energy, all of one dimension.
         weights: one finite number each; ones when omitted. Terms of weight zero are dropped.
+        check: refuse a sum that is known to have no Gibbs measure. A multiple of one energy, such as -E, is never
+            refused, because it is there to be added to others; `check=False` builds any sum (a flow without noise
+            needs no Gibbs measure).
 
     Raises:
         TypeError: something is not an Energy.
-        ValueError: no energies, dimensions or lengths disagree, or a weight is not finite.
+        ValueError: no energies, dimensions or lengths disagree, a weight is not finite, or the sum falls in some
+            direction so that exp(-E/ε) is not integrable at any temperature; the message says in which.
     """
     energies = list(energies)
     if not energies:
@@ -125,4 +126,123 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None) 
         else:
             flat.append((w, energy))
     kept = [(w, term) for w, term in flat if w != 0.0] or flat[:1]
-    return Composition([term for _, term in kept], [w for w, _ in kept])
+    out = Composition([term for _, term in kept], [w for w, _ in kept])
+    if check and len(energies) > 1:
+        _refuse_without_gibbs(out)
+    return out
+
+
+def _refuse_without_gibbs(energy: Composition) -> None:
+    """Raise where a negative weight makes the sum fall for certain."""
+    if (energy.weights >= 0).all():
+        return
+    from ctrlgen.energies.tails import escape, total
+
+    tail = total(energy.terms, energy.weights)
+    found = None if tail is None else escape(tail)
+    if found is not None:
+        where = np.array2string(found.direction, precision=4, threshold=8)
+        raise ValueError(
+            f"this composition has no Gibbs measure at any temperature: along the direction {where} {found.reason}, so "
+            f"exp(-E/ε) is not integrable. Weights are {energy.weights.tolist()}: subtract less, or add a confining term in "
+            "the same call of compose (check=False builds it all the same)."
+        )
+
+
+def down(value: Fraction) -> float:
+    """The largest float that is not above."""
+    out = float(value)
+    return out if Fraction(out) <= value else float(np.nextafter(out, -np.inf))
+
+
+def up(value: Fraction) -> float:
+    """The smallest float that is not below."""
+    return -down(-value)
+
+
+def _exact(array: Any) -> np.ndarray:
+    array = np.asarray(array, np.float64)
+    out = np.empty(array.shape, object)
+    out.ravel()[:] = [Fraction(float(v)) for v in array.ravel()]
+    return out
+
+
+def _sum(parts: Iterable[tuple[float, float | None]], rounding: Callable[[Fraction], float]) -> float | None:
+    """Σ w·c, rounded; None if a constant is not established."""
+    out = Fraction(0)
+    for weight, constant in parts:
+        if constant is None:
+            return None
+        out += Fraction(weight) * Fraction(constant)
+    return rounding(out)
+
+
+def _parts(energy: Composition) -> list[tuple[float, Properties, Callable[[], float | None]]]:
+    """Weight, constants and a bound on |∇E(0)| of each term; two quadratics or more are added before they are bounded."""
+    terms = list(zip(map(float, energy.weights), energy.terms, strict=True))
+    quadratics = [(w, t) for w, t in terms if isinstance(t, Quadratic)]
+    if len(quadratics) < 2:
+        return [(w, t.properties, partial(slope_at_origin, t)) for w, t in terms]
+    precision = sum(Fraction(w) * _exact(t.precision) for w, t in quadratics)
+    push = sum(Fraction(w) * (_exact(t.precision) @ _exact(t.mean)) for w, t in quadratics)
+    low, high = quadratic_bounds(precision)
+    force = _root_above(sum((v * v for v in push), Fraction(0)))
+    whole = Properties(hessian_lower=low, hessian_upper=high, dissipativity=(low, 0.0) if force == 0 else None)
+    others = [(w, t.properties, partial(slope_at_origin, t)) for w, t in terms if not isinstance(t, Quadratic)]
+    return [(1.0, whole, lambda: force), *others]
+
+
+def quadratic_bounds(precision: np.ndarray) -> tuple[float, float]:
+    """Bounds of the eigenvalues of a symmetric matrix of Fractions: those of its rounding, and what rounding changed."""
+    rounded = np.array([[float(v) for v in row] for row in precision])
+    low, high = spectrum_bounds((rounded + rounded.T) / 2)
+    change = max(sum(abs(v) for v in row) for row in precision - _exact((rounded + rounded.T) / 2))
+    return down(Fraction(low) - change), up(Fraction(high) + change)
+
+
+def _dissipativity(parts: Sequence[tuple[float, Properties, Callable[[], float | None]]]) -> tuple[float, float] | None:
+    """a and b of the sum: quadratic terms add, and what pushes linearly, P|x| ≤ (a/2)|x|² + P²/(2a), takes half of a."""
+    a, b, push = Fraction(0), Fraction(0), Fraction(0)
+    for weight, known, origin in parts:
+        size = Fraction(weight)
+        if weight >= 0 and known.dissipativity is not None:
+            a, b = a + size * Fraction(known.dissipativity[0]), b + size * Fraction(known.dissipativity[1])
+            continue
+        bend = known.hessian_lower if weight >= 0 else known.hessian_upper
+        force = None if bend is None else origin()
+        if bend is None or force is None:
+            return None
+        a, push = a + size * Fraction(bend), push + abs(size) * Fraction(force)
+    if push == 0:
+        return (down(a), up(b)) if a > 0 else None
+    return (down(a / 2), up(b + push**2 / (2 * a))) if a > 0 else None
+
+
+def _root_above(square: Fraction) -> float:
+    """A float whose square is not below."""
+    out = up(square) ** 0.5
+    while Fraction(out) ** 2 < square:
+        out = float(np.nextafter(out, np.inf))
+    return out
+
+
+def slope_at_origin(energy: Energy) -> float | None:
+    """A number that |∇E(0)| certainly does not exceed; None where balls do not reach it."""
+    if isinstance(energy, Quadratic) and not energy.mean.any():
+        return 0.0
+    known = energy.properties.gradient_bound
+    from ctrlgen.prove.balls import Undefined, Unsupported
+    from ctrlgen.prove.traced import Traced
+
+    try:
+        from flint import arb
+
+        traced = Traced(energy.potential, energy.dim)
+        origin = [arb(0)] * energy.dim
+        slopes = traced.slopes(origin)
+    except (Undefined, Unsupported):
+        return known
+    if slopes is None or not all(s.is_finite() for s in slopes):
+        return known
+    square = sum((s * s for s in slopes), arb(0))
+    return float(np.nextafter(float(square.sqrt().upper()), np.inf))

@@ -1,0 +1,278 @@
+"""How energies behave far out, exactly: whether a weighted sum of them has a Gibbs measure, and where it escapes if not.
+
+An energy's tail is a polynomial p with rational coefficients such that E - p is a constant (an exact tail), or grows at
+most linearly. Tails add with their weights. If p falls along a direction, exp(-E/ε) is not integrable at any temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from ctrlgen.energies.analytic import GaussianMixture, Quadratic
+from ctrlgen.energies.base import Energy, default_states
+from ctrlgen.energies.landscapes import Banana, DoubleWell, Ring
+from ctrlgen.energies.neural import MLPEnergy
+from ctrlgen.energies.symbolic import SymbolicEnergy
+from ctrlgen.energies.trained import TrainedEnergy
+
+DIRECTIONS = 64  # tried at random, beside axes and eigenvectors
+MOST_SYMBOLIC = 8  # dimensions up to which polynomials beyond quadratics are looked at
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A polynomial ½ xᵀQx + kx + p(x) that an energy follows far out.
+
+    Args:
+        quadratic: Q, (d, d), symmetric, of Fractions.
+        linear: k, (d,), of Fractions; nothing is said by it unless exact.
+        higher: p, a SymPy polynomial of x1, ..., xd with rational coefficients; 0 when there is none.
+        exact: E is this polynomial and a constant; else their difference is at most c(1 + |x|).
+    """
+
+    quadratic: np.ndarray
+    linear: np.ndarray
+    higher: Any = 0
+    exact: bool = True
+
+    def scaled(self, weight: Fraction) -> Tail:
+        """The tail of weight·E."""
+        return Tail(weight * self.quadratic, weight * self.linear, _rational(weight) * self.higher, self.exact)
+
+    def __add__(self, other: Tail) -> Tail:
+        return Tail(
+            self.quadratic + other.quadratic,
+            self.linear + other.linear,
+            self.higher + other.higher,
+            self.exact and other.exact,
+        )
+
+
+@dataclass(frozen=True)
+class Escape:
+    """A direction along which exp(-E/ε) has infinite mass.
+
+    Args:
+        direction: (d,), of unit length.
+        reason: how E behaves along it.
+    """
+
+    direction: np.ndarray
+    reason: str
+
+
+def fractions(array: Any) -> np.ndarray:
+    """The same numbers, exactly, as an object array of Fractions."""
+    array = np.asarray(array, np.float64)
+    out = np.empty(array.shape, object)
+    out.ravel()[:] = [Fraction(float(v)) for v in array.ravel()]
+    return out
+
+
+@singledispatch
+def tail(energy: Energy) -> Tail | None:
+    """The tail of an energy; None where it is not known."""
+    return None
+
+
+@tail.register
+def _(energy: Quadratic) -> Tail:
+    precision = fractions(energy.precision)
+    return Tail(precision, -precision @ fractions(energy.mean))
+
+
+@tail.register
+def _(energy: GaussianMixture) -> Tail | None:
+    # -ε log Σ w N(μ, C) = ½ε (x - c)ᵀC⁻¹(x - c) + a function whose slope lies in the hull of the means; only C diagonal
+    # has an exact inverse here
+    covariance = energy.covariances[0]
+    shared = (energy.covariances == covariance).all()
+    if not shared or not (covariance == np.diag(np.diag(covariance))).all():
+        return None
+    inverse = np.diag([Fraction(energy.temperature) / Fraction(float(v)) for v in np.diag(covariance)])
+    return Tail(_square(inverse), _zeros(energy.dim), exact=False)
+
+
+@tail.register
+def _(energy: MLPEnergy) -> Tail:
+    return Tail(
+        _square(np.diag([Fraction(energy.confinement)] * energy.dim)), _zeros(energy.dim), exact=False
+    )  # a network is Lipschitz
+
+
+@tail.register
+def _(energy: TrainedEnergy) -> Tail | None:
+    inner = tail(energy.network)
+    if inner is None or inner.higher != 0:
+        return None
+    scale = fractions(energy.scale)
+    return Tail(inner.quadratic / scale[:, None] / scale[None, :], _zeros(energy.dim), exact=False)
+
+
+@tail.register(DoubleWell)
+@tail.register(Ring)
+@tail.register(Banana)
+@tail.register(SymbolicEnergy)
+def _(energy: Any) -> Tail | None:
+    return _of_formula(energy) if energy.dim <= MOST_SYMBOLIC else None
+
+
+def _of_formula(energy: Energy) -> Tail | None:
+    """The tail of a polynomial formula, floats read exactly."""
+    import sympy as sp
+
+    states = default_states(None, energy.dim)
+    try:
+        poly = sp.Poly(energy.symbolic(states), *states)
+    except sp.PolynomialError:
+        return None
+    if not all(c.is_Rational or c.is_Float for c in poly.coeffs()):
+        return None
+    d = energy.dim
+    quadratic, linear, higher = _square(np.zeros((d, d))), _zeros(d), sp.Integer(0)
+    for powers, coefficient in poly.terms():
+        value = (
+            Fraction(float(coefficient)) if coefficient.is_Float else Fraction(int(coefficient.p), int(coefficient.q))
+        )
+        where = [i for i, n in enumerate(powers) for _ in range(n)]
+        if len(where) == 2:
+            i, j = where
+            quadratic[i, j] += value
+            quadratic[j, i] += value
+        elif len(where) == 1:
+            linear[where[0]] += value
+        elif len(where) > 2:
+            higher += _rational(value) * sp.prod([s**n for s, n in zip(states, powers, strict=True)])
+    return Tail(quadratic, linear, higher)
+
+
+def total(terms: Sequence[Energy], weights: Sequence[float]) -> Tail | None:
+    """The tail of Σ wᵢ Eᵢ; None if that of one term is not known."""
+    out: Tail | None = None
+    for term, weight in zip(terms, weights, strict=True):
+        part = tail(term)
+        if part is None:
+            return None
+        part = part.scaled(Fraction(float(weight)))
+        out = part if out is None else out + part
+    return out
+
+
+def escape(found: Tail) -> Escape | None:
+    """A direction in which a measure with this tail escapes, certainly; None if none was found."""
+    if found.higher == 0:
+        return _quadratic_escape(found)
+    return _polynomial_escape(found) if len(found.linear) <= MOST_SYMBOLIC else None
+
+
+def confined(found: Tail) -> bool:
+    """Is the quadratic part certainly positive definite, and all there is beyond linear growth? Then exp(-E/ε) is integrable."""
+    if found.higher != 0:
+        return False
+    return _positive_definite(found.quadratic)
+
+
+def _quadratic_escape(found: Tail) -> Escape | None:
+    values, vectors = np.linalg.eigh(found.quadratic.astype(np.float64))
+    size = max(abs(values).max(), 1e-300)
+    for direction in (*np.eye(len(values)), vectors[:, 0]):
+        u = fractions(direction)
+        bend = u @ found.quadratic @ u
+        if bend < 0:
+            unit = direction / np.linalg.norm(direction)
+            return Escape(unit, f"E falls like {float(bend / (u @ u)) / 2:.4g} r² there")
+    if found.exact and values[0] <= 1e-9 * size:
+        for u in _kernel(found.quadratic):
+            unit = u.astype(np.float64)
+            flat = found.linear @ u == 0
+            words = "E is constant along it" if flat else "E is linear along it"
+            return Escape(unit / np.linalg.norm(unit), words)
+    return None
+
+
+def _polynomial_escape(found: Tail) -> Escape | None:
+    import sympy as sp
+
+    d = len(found.linear)
+    states = default_states(None, d)
+    square = [[_rational(v) for v in row] for row in found.quadratic]
+    whole = found.higher + sum(square[i][j] * states[i] * states[j] for i in range(d) for j in range(d)) / 2
+    if found.exact:
+        whole += sum(_rational(k) * s for k, s in zip(found.linear, states, strict=True))
+    r, base = sp.Symbol("r", real=True), sp.symbols(f"_b1:{d + 1}", real=True)
+    least = 1 if found.exact else 2
+    for direction in _directions(found):
+        u = [sp.Rational(round(float(v) * 64), 64) for v in direction]
+        if not any(u):
+            continue
+        line = whole.subs({s: b + r * v for s, b, v in zip(states, base, u, strict=True)}, simultaneous=True)
+        poly = sp.Poly(sp.expand(line), r)
+        unit = np.array([float(v) for v in u])
+        unit = unit / np.linalg.norm(unit)
+        if poly.degree() <= 0:
+            if found.exact:
+                return Escape(unit, "E is constant along it")
+            continue
+        if poly.degree() < least:
+            continue
+        lead = poly.LC()
+        for point in ({b: 0 for b in base}, {b: sp.Rational(k + 1, 3) for k, b in enumerate(base)}):
+            value = sp.sympify(lead).subs(point)
+            odd = poly.degree() % 2 == 1 and value != 0
+            if value < 0 or odd:
+                way = unit if value < 0 else -unit
+                fall = -abs(float(value)) if odd else float(value)
+                return Escape(
+                    way, f"E falls like {fall:.4g} r^{poly.degree()} (r in units of {[str(v) for v in u]}) there"
+                )
+    return None
+
+
+def _directions(found: Tail) -> Iterator[np.ndarray]:
+    d = len(found.linear)
+    yield from np.eye(d)
+    yield from np.linalg.eigh(found.quadratic.astype(np.float64))[1].T
+    rng = np.random.default_rng(0)
+    for _ in range(DIRECTIONS):
+        u = rng.standard_normal(d)
+        yield u / np.abs(u).max()
+
+
+def _positive_definite(matrix: np.ndarray) -> bool:
+    """By exact elimination."""
+    work = matrix.copy()
+    for k in range(len(work)):
+        if work[k, k] <= 0:
+            return False
+        work[k + 1 :, k:] = work[k + 1 :, k:] - np.outer(work[k + 1 :, k] / work[k, k], work[k, k:])
+    return True
+
+
+def _kernel(matrix: np.ndarray) -> list[np.ndarray]:
+    """A basis of the null space, exactly."""
+    import sympy as sp
+
+    found = sp.Matrix([[_rational(v) for v in row] for row in matrix]).nullspace()
+    return [np.array([Fraction(int(v.p), int(v.q)) for v in u], object) for u in found]
+
+
+def _rational(value: Any) -> Any:
+    import sympy as sp
+
+    return sp.Rational(value.numerator, value.denominator)
+
+
+def _square(matrix: np.ndarray) -> np.ndarray:
+    out = np.empty(matrix.shape, object)
+    out.ravel()[:] = [Fraction(v) if not isinstance(v, Fraction) else v for v in matrix.ravel()]
+    return out
+
+
+def _zeros(dim: int) -> np.ndarray:
+    return _square(np.zeros(dim))
