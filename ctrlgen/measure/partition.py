@@ -47,6 +47,18 @@ def log_partition(
     Raises:
         ValueError: more than three dimensions; no Gibbs measure was found: exp(-E/ε) does not decay, or vanishes.
     """
+    found, total, error = cells(energy, temperature, bounds, points, tolerance)
+    return Estimate(math.log(total) - found.scaled.lowest, error / total)
+
+
+def cells(
+    energy: Energy, temperature: float, bounds: Any = None, points: int | None = None, tolerance: float = 1e-6
+) -> tuple[_Cells, float, float]:
+    """The cells of `log_partition`, which takes the same arguments: a box cut as finely as exp(-E/ε) asks for.
+
+    Returns:
+        The cells, with ∫ exp((lowest - E)/ε) over each; the sum of those, and its error.
+    """
     temperature, dim = check.positive("temperature", temperature), energy.dim
     if dim > 3:
         raise ValueError(
@@ -62,19 +74,19 @@ def log_partition(
         scaled.lowest = float(scaled(seeds).min())
         if not math.isfinite(scaled.lowest):
             raise ValueError("energy is infinite, or NaN, wherever it was looked at within bounds.")
-        cells = _Cells(scaled, lower, upper, seeds)
+        found = _Cells(scaled, lower, upper, seeds)
     else:
-        cells = _Cells(scaled, *_find(scaled))
+        found = _Cells(scaled, *_find(scaled))
         for round_ in range(_ROUNDS):
-            cells.refine(1e-3, budget)
-            if not cells.grow(0.15 if round_ < 12 else 0.5):  # short steps first, to follow what leaves the box
+            found.refine(1e-3, budget)
+            if not found.grow(0.15 if round_ < 12 else 0.5):  # short steps first, to follow what leaves the box
                 break
         else:
-            raise _no_gibbs(cells.lower, cells.upper)
-    total, error = cells.refine(tolerance, budget)
+            raise _no_gibbs(found.lower, found.upper)
+    total, error = found.refine(tolerance, budget)
     if not total > 0:
         raise ValueError("exp(-E/ε) vanishes wherever it was looked at; pass tighter bounds around its support.")
-    return Estimate(math.log(total) - scaled.lowest, error / total)
+    return found, total, error
 
 
 class _Scaled:
