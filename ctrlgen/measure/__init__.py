@@ -12,16 +12,22 @@ from ctrlgen.measure.entropic import (
     kl_two_sample,
 )
 from ctrlgen.measure.partition import log_partition
+from ctrlgen.measure.transition import Bracket, UpperBound, entropy_transition, fisher_transition, kl_transition
 
 __all__ = [
+    "Bracket",
     "Moments",
+    "UpperBound",
     "entropy",
     "entropy_gaussian",
+    "entropy_transition",
     "fisher",
     "fisher_gaussians",
+    "fisher_transition",
     "free_energy",
     "kl",
     "kl_gaussians",
+    "kl_transition",
     "kl_two_sample",
     "log_partition",
     "mmd",
