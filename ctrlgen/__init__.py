@@ -45,6 +45,7 @@ _NAMES = {
     "TransportRamp": "schedule",
     "ClosedLoop": "loop",
     "generate": "loop",
+    "Gibbs": "gibbs",
     "Response": "response",
     "DivergenceError": "response",
     "train": "training.fit",
@@ -67,6 +68,7 @@ _NAMES = {
     "nonnegative": "certify.inequality",
     "lower_bound": "certify.inequality",
     "sum_of_squares": "certify.inequality",
+    "KLLyapunov": "certify.kl",
     "Box": "domain",
     "Ball": "domain",
     "Sublevel": "domain",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from ctrlgen.certify.inequality import lower_bound as lower_bound
     from ctrlgen.certify.inequality import nonnegative as nonnegative
     from ctrlgen.certify.inequality import sum_of_squares as sum_of_squares
+    from ctrlgen.certify.kl import KLLyapunov as KLLyapunov
     from ctrlgen.certify.lyapunov import LyapunovFunction as LyapunovFunction
     from ctrlgen.certify.region import region_of_attraction as region_of_attraction
     from ctrlgen.certify.stochastic import StochasticBarrier as StochasticBarrier
@@ -116,6 +119,7 @@ if TYPE_CHECKING:
     from ctrlgen.energies.symbolic import SymbolicEnergy as SymbolicEnergy
     from ctrlgen.energies.trained import TrainedEnergy as TrainedEnergy
     from ctrlgen.estimate import Estimate as Estimate
+    from ctrlgen.gibbs import Gibbs as Gibbs
     from ctrlgen.loop import ClosedLoop as ClosedLoop
     from ctrlgen.loop import generate as generate
     from ctrlgen.plants.gaussian import GaussianPlant as GaussianPlant

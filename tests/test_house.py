@@ -21,6 +21,7 @@ LINES = [
     {"plants"},
     {"response"},
     {"loop"},
+    {"gibbs"},
     {"certify"},
     {"training", "tables"},
     {"quality", "recipes"},

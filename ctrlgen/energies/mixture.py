@@ -6,7 +6,6 @@ rounded outward once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.checks import positive
-from ctrlgen.energies.algebra import Composition
+from ctrlgen.energies.algebra import Composition, _root_above, down, up
 from ctrlgen.energies.base import Energy, Properties, default_states
-from ctrlgen.energies.observation import rounded_down, rounded_up
 from ctrlgen.energies.tails import Tail, tail
 
 
@@ -64,9 +62,9 @@ class MixtureEnergy(Energy):
     def slope(self, x):
         parts, top, rest = self._log_shares(x)
         shares = jnp.exp(parts - top - rest)  # the posterior probabilities of the terms at x
-        slopes = (term.slope(x) for term in self.terms)
+        slopes = jnp.stack([term.slope(x) for term in self.terms])
         # a term without a share may have an infinite slope there
-        return sum(jnp.where(r > 0, r * g, 0) for r, g in zip(shares, slopes, strict=True))
+        return jnp.sum(jnp.where(shares[:, None] > 0, shares[:, None] * slopes, 0), axis=0)
 
     @property
     def properties(self) -> Properties:
@@ -88,7 +86,7 @@ class MixtureEnergy(Energy):
         gap = None if lower is None else _slope_gap(self.terms)
         if lower is not None:
             spread = None if gap is None else Fraction(gap) ** 2 / (4 * Fraction(self.temperature))
-            lower = None if spread is None else rounded_down(Fraction(lower) - spread)
+            lower = None if spread is None else down(Fraction(lower) - spread)
         pairs = [p.dissipativity for p in known if p.dissipativity is not None]
         confined = len(pairs) == len(known)
         return Properties(
@@ -126,14 +124,11 @@ class MixtureEnergy(Energy):
 
 @tail.register
 def _(energy: MixtureEnergy) -> Tail | None:
-    # between the least and the greatest term, up to a constant: where the tails agree, that is their tail
-    tails = [tail(term) for term in energy.terms]
-    first = tails[0]
-    for other in tails:
-        if first is None or other is None or first.higher != other.higher:
-            return None
-        if not (first.quadratic == other.quadratic).all():
-            return None
+    # E lies between the least and the greatest term, up to a constant: where the tails agree, that is its tail
+    tails = [found for term in energy.terms if (found := tail(term)) is not None]
+    first = tails[0] if len(tails) == len(energy.terms) else None
+    if first is None or any(t.higher != first.higher or not (t.quadratic == first.quadratic).all() for t in tails):
+        return None
     exact = all(t.exact and (t.linear == first.linear).all() for t in tails)
     return Tail(first.quadratic, first.linear, first.higher, exact)
 
@@ -149,8 +144,8 @@ def mixture(
     """ "Or": E = -ε log Σ wₖ exp(-Eₖ/ε), whose Gibbs measure at ε is a mixture of the terms' Gibbs measures.
 
     As they are, the weights multiply exp(-Eₖ/ε), and the term with the larger Zₖ = ∫ exp(-Eₖ/ε) has the larger mass,
-    wₖ Zₖ / Σ wⱼ Zⱼ. With `normalised` they are divided by Zₖ, so that they are the masses themselves, whatever constants
-    the energies contain, and log Z of the mixture is 0.
+    wₖ Zₖ / Σ wⱼ Zⱼ. With `normalised` they are divided by Zₖ, so that they are the masses themselves, whatever
+    constants the energies contain, and log Z of the mixture is 0.
 
     At another temperature the mixture is an energy like any other, but its Gibbs measure is no mixture.
 
@@ -243,7 +238,7 @@ class _Split:
         if p.higher != q.higher or not (p.quadratic == q.quadratic).all():
             return None
         square = sum((v**2 for v in p.linear - q.linear), Fraction(0))
-        return rounded_up(Fraction(_root(square)) + self.rest + other.rest)
+        return up(Fraction(_root_above(square)) + self.rest + other.rest)
 
 
 def _split(energy: Energy) -> _Split | None:
@@ -259,14 +254,6 @@ def _split(energy: Energy) -> _Split | None:
     if bound is not None:
         return _Split(Tail(*_zeros(energy.dim)), Fraction(bound))
     return None
-
-
-def _root(square: Fraction) -> float:
-    """A float that is at least the square root."""
-    value = math.sqrt(square)
-    while Fraction(value) ** 2 < square:
-        value = math.nextafter(value, math.inf)
-    return value
 
 
 def _zeros(dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.checks import positive
-from ctrlgen.energies.algebra import Composition, compose
+from ctrlgen.energies.algebra import Composition, compose, up
 from ctrlgen.energies.base import Energy, Properties, default_states
 from ctrlgen.energies.tails import Tail, tail
 
@@ -91,7 +91,7 @@ class LeastSquares(Energy):
         low, high = _extremes(self.operator.tobytes(), self.sigma.tobytes(), self.operator.shape)
         square = sum((_fraction(y) / _fraction(s)) ** 2 for y, s in zip(self.observation, self.sigma, strict=True))
         a, b = (low, square / 2) if square == 0 else (low / 2, square / 2) if low > 0 else (0.0, square / 4)
-        return Properties(hessian_lower=low, hessian_upper=high, dissipativity=(a, rounded_up(Fraction(b))))
+        return Properties(hessian_lower=low, hessian_upper=high, dissipativity=(a, up(Fraction(b))))
 
     def log_partition(self, temperature):
         """In closed form where A has full column rank for certain; None elsewhere, where there is no Gibbs measure."""
@@ -203,14 +203,3 @@ def _fractions(matrix: Any) -> np.ndarray:
     out = np.empty((matrix.nrows(), matrix.ncols()), object)
     out.ravel()[:] = [Fraction(int(v.p), int(v.q)) for v in matrix.entries()]
     return out
-
-
-def rounded_up(value: Fraction) -> float:
-    """The smallest float that is at least this number."""
-    near = float(value)
-    return near if Fraction(near) >= value else math.nextafter(near, math.inf)
-
-
-def rounded_down(value: Fraction) -> float:
-    """The largest float that is at most this number."""
-    return -rounded_up(-value)

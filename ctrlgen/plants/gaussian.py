@@ -18,18 +18,21 @@ from ctrlgen.datasets import Gaussian
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.analytic import Quadratic
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.observation import LeastSquares
 from ctrlgen.plants.base import Failure, Plant, Run
 from ctrlgen.plants.propagators import PIECES, constant_pieces
 
 
 def quadratic_form(energy: Energy) -> tuple[np.ndarray, np.ndarray] | None:
-    """(P, b) of E(x) = ½ xᵀPx - bᵀx + constant for a Quadratic or a composition of them; None for any other energy.
+    """(P, b) of E(x) = ½ xᵀPx - bᵀx + constant for a Quadratic, a LeastSquares or a sum of them; else None.
 
     P, (d, d), is symmetric and may be indefinite (negative weights); its Gibbs mean is P⁻¹b where P ≻ 0.
     """
     if isinstance(energy, Quadratic):
         precision = np.asarray(energy.precision, dtype=np.float64)
         return precision, precision @ np.asarray(energy.mean, dtype=np.float64)
+    if isinstance(energy, LeastSquares):
+        return energy.precision, energy.push
     if not isinstance(energy, Composition):
         return None
     precision, push = np.zeros((energy.dim, energy.dim)), np.zeros(energy.dim)
