@@ -389,7 +389,7 @@ COMPUTED = {
     "mask": lambda r: r[np.asarray(r) > 0],
     "first of an iteration": lambda r: next(iter(r)),
     "transpose": lambda r: r.T,
-    "square transpose": lambda r: np.transpose(r),
+    "transpose function": np.transpose,
     "ravel": lambda r: r.ravel(),
     "reshape": lambda r: r.reshape(-1),
     "flat": lambda r: r.flat[:3],
