@@ -65,6 +65,7 @@ _NAMES = {
     "find_barrier": "certify.find_barrier",
     "ContractionMetric": "certify.contraction",
     "find_contraction_metric": "certify.find_metric",
+    "no_certificate": "certify.invariance",
     "nonnegative": "certify.inequality",
     "lower_bound": "certify.inequality",
     "sum_of_squares": "certify.inequality",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from ctrlgen.certify.inequality import lower_bound as lower_bound
     from ctrlgen.certify.inequality import nonnegative as nonnegative
     from ctrlgen.certify.inequality import sum_of_squares as sum_of_squares
+    from ctrlgen.certify.invariance import no_certificate as no_certificate
     from ctrlgen.certify.kl import KLLyapunov as KLLyapunov
     from ctrlgen.certify.lyapunov import LyapunovFunction as LyapunovFunction
     from ctrlgen.certify.region import region_of_attraction as region_of_attraction

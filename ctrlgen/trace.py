@@ -159,6 +159,8 @@ def _apply(eqn: Any, values: list[Any], domain: Domain) -> list[Any]:
         return [_moved(eqn, values, domain)]
     if name == "split":
         return np.split(values[0], np.cumsum(params["sizes"])[:-1], axis=params["axis"])
+    if name == "unstack":
+        return [part.reshape(shapes[0]) for part in np.split(values[0], len(shapes), axis=params["axis"])]
     if name in COMPARISONS:
         a, b = (_lifted(v, domain) for v in values)
         decided = _array(np.frompyfunc(lambda s, t: domain.compare(name, s, t), 2, 1)(a, b), shapes[0])
