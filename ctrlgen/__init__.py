@@ -66,6 +66,7 @@ _NAMES = {
     "ContractionMetric": "certify.contraction",
     "find_contraction_metric": "certify.find_metric",
     "no_certificate": "certify.invariance",
+    "log_sobolev": "certify.log_sobolev",
     "nonnegative": "certify.inequality",
     "lower_bound": "certify.inequality",
     "sum_of_squares": "certify.inequality",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from ctrlgen.certify.inequality import sum_of_squares as sum_of_squares
     from ctrlgen.certify.invariance import no_certificate as no_certificate
     from ctrlgen.certify.kl import KLLyapunov as KLLyapunov
+    from ctrlgen.certify.log_sobolev import log_sobolev as log_sobolev
     from ctrlgen.certify.lyapunov import LyapunovFunction as LyapunovFunction
     from ctrlgen.certify.region import region_of_attraction as region_of_attraction
     from ctrlgen.certify.stochastic import StochasticBarrier as StochasticBarrier

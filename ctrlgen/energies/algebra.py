@@ -15,8 +15,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ctrlgen.energies.analytic import Quadratic, spectrum_bounds
+from ctrlgen.energies.analytic import Quadratic
 from ctrlgen.energies.base import Energy, Properties
+from ctrlgen.energies.spectral import above_root, down, spectrum_bounds, up
 
 
 class Composition(Energy):
@@ -144,20 +145,9 @@ def _refuse_without_gibbs(energy: Composition) -> None:
         where = np.array2string(found.direction, precision=4, threshold=8)
         raise ValueError(
             f"this composition has no Gibbs measure at any temperature: along the direction {where} {found.reason}, so "
-            f"exp(-E/ε) is not integrable. Weights are {energy.weights.tolist()}: subtract less, or add a confining term in "
-            "the same call of compose (check=False builds it all the same)."
+            f"exp(-E/ε) is not integrable. Weights are {energy.weights.tolist()}: subtract less, or add a confining "
+            "term in the same call of compose (check=False builds it all the same)."
         )
-
-
-def down(value: Fraction) -> float:
-    """The largest float that is not above."""
-    out = float(value)
-    return out if Fraction(out) <= value else float(np.nextafter(out, -np.inf))
-
-
-def up(value: Fraction) -> float:
-    """The smallest float that is not below."""
-    return -down(-value)
 
 
 def _exact(array: Any) -> np.ndarray:
@@ -178,7 +168,7 @@ def _sum(parts: Iterable[tuple[float, float | None]], rounding: Callable[[Fracti
 
 
 def _parts(energy: Composition) -> list[tuple[float, Properties, Callable[[], float | None]]]:
-    """Weight, constants and a bound on |∇E(0)| of each term; two quadratics or more are added before they are bounded."""
+    """Weight, constants and a bound on |∇E(0)| of each term; several quadratics are added before they are bounded."""
     terms = list(zip(map(float, energy.weights), energy.terms, strict=True))
     quadratics = [(w, t) for w, t in terms if isinstance(t, Quadratic)]
     if len(quadratics) < 2:
@@ -186,14 +176,14 @@ def _parts(energy: Composition) -> list[tuple[float, Properties, Callable[[], fl
     precision = sum(Fraction(w) * _exact(t.precision) for w, t in quadratics)
     push = sum(Fraction(w) * (_exact(t.precision) @ _exact(t.mean)) for w, t in quadratics)
     low, high = quadratic_bounds(precision)
-    force = _root_above(sum((v * v for v in push), Fraction(0)))
+    force = above_root(sum((v * v for v in push), Fraction(0)))
     whole = Properties(hessian_lower=low, hessian_upper=high, dissipativity=(low, 0.0) if force == 0 else None)
     others = [(w, t.properties, partial(slope_at_origin, t)) for w, t in terms if not isinstance(t, Quadratic)]
     return [(1.0, whole, lambda: force), *others]
 
 
 def quadratic_bounds(precision: np.ndarray) -> tuple[float, float]:
-    """Bounds of the eigenvalues of a symmetric matrix of Fractions: those of its rounding, and what rounding changed."""
+    """Bounds of the eigenvalues of a symmetric matrix of Fractions: of its rounding, and of what rounding changed."""
     rounded = np.array([[float(v) for v in row] for row in precision])
     low, high = spectrum_bounds((rounded + rounded.T) / 2)
     change = max(sum(abs(v) for v in row) for row in precision - _exact((rounded + rounded.T) / 2))
@@ -201,12 +191,15 @@ def quadratic_bounds(precision: np.ndarray) -> tuple[float, float]:
 
 
 def _dissipativity(parts: Sequence[tuple[float, Properties, Callable[[], float | None]]]) -> tuple[float, float] | None:
-    """a and b of the sum: quadratic terms add, and what pushes linearly, P|x| ≤ (a/2)|x|² + P²/(2a), takes half of a."""
+    """a and b of the sum: they add, and what pushes linearly, P|x| ≤ (a/2)|x|² + P²/(2a), takes half of a."""
     a, b, push = Fraction(0), Fraction(0), Fraction(0)
     for weight, known, origin in parts:
         size = Fraction(weight)
         if weight >= 0 and known.dissipativity is not None:
             a, b = a + size * Fraction(known.dissipativity[0]), b + size * Fraction(known.dissipativity[1])
+            continue
+        if known.gradient_bound is not None:
+            push += abs(size) * Fraction(known.gradient_bound)
             continue
         bend = known.hessian_lower if weight >= 0 else known.hessian_upper
         force = None if bend is None else origin()
@@ -216,14 +209,6 @@ def _dissipativity(parts: Sequence[tuple[float, Properties, Callable[[], float |
     if push == 0:
         return (down(a), up(b)) if a > 0 else None
     return (down(a / 2), up(b + push**2 / (2 * a))) if a > 0 else None
-
-
-def _root_above(square: Fraction) -> float:
-    """A float whose square is not below."""
-    out = up(square) ** 0.5
-    while Fraction(out) ** 2 < square:
-        out = float(np.nextafter(out, np.inf))
-    return out
 
 
 def slope_at_origin(energy: Energy) -> float | None:

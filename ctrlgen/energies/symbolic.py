@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ctrlgen.energies.base import Energy
+from ctrlgen.energies.base import Energy, Properties, default_states
 from ctrlgen.field import Field, symbols
 
 
@@ -33,6 +34,13 @@ class SymbolicEnergy(Energy):
 
     def potential(self, x):
         return self.field.columns(x)
+
+    @property
+    def properties(self) -> Properties:
+        """Bounds that hold on the whole space, from the formula (`ctrlgen.energies.formulas`)."""
+        from ctrlgen.energies.formulas import formula_properties
+
+        return formula_properties(self.field.formula(), self.field.states)
 
     def symbolic(self, states: Any = None):
         if states is None:
@@ -79,3 +87,19 @@ class CallableEnergy(Energy):
 
     def potential(self, x):
         return self.function(x) if x.ndim == 1 else jax.vmap(self.function, in_axes=1)(x)
+
+    @property
+    def properties(self) -> Properties:
+        """As for a formula, where the function can be read as one; nothing is established where it cannot."""
+        field = read(self.function, self.dim)
+        if field.expr is None:
+            return Properties()
+        from ctrlgen.energies.formulas import formula_properties
+
+        return formula_properties(field.expr, field.states)
+
+
+@lru_cache(maxsize=64)
+def read(function: Callable, dim: int) -> Field:
+    """The function as a formula, if it has one."""
+    return Field(function, default_states(None, dim))

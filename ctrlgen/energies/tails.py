@@ -1,7 +1,7 @@
-"""How energies behave far out, exactly: whether a weighted sum of them has a Gibbs measure, and where it escapes if not.
+"""How energies behave far out, exactly: whether a weighted sum of them has a Gibbs measure, and where it escapes.
 
 An energy's tail is a polynomial p with rational coefficients such that E - p is a constant (an exact tail), or grows at
-most linearly. Tails add with their weights. If p falls along a direction, exp(-E/ε) is not integrable at any temperature.
+most linearly. Tails add with their weights. Where p falls along a direction, exp(-E/ε) is never integrable.
 """
 
 from __future__ import annotations
@@ -172,10 +172,8 @@ def escape(found: Tail) -> Escape | None:
 
 
 def confined(found: Tail) -> bool:
-    """Is the quadratic part certainly positive definite, and all there is beyond linear growth? Then exp(-E/ε) is integrable."""
-    if found.higher != 0:
-        return False
-    return _positive_definite(found.quadratic)
+    """Is E certainly a positive definite quadratic beyond linear growth? Then exp(-E/ε) is integrable."""
+    return found.higher == 0 and _positive_definite(found.quadratic)
 
 
 def _quadratic_escape(found: Tail) -> Escape | None:
@@ -214,7 +212,8 @@ def _polynomial_escape(found: Tail) -> Escape | None:
         line = whole.subs({s: b + r * v for s, b, v in zip(states, base, u, strict=True)}, simultaneous=True)
         poly = sp.Poly(sp.expand(line), r)
         unit = np.array([float(v) for v in u])
-        unit = unit / np.linalg.norm(unit)
+        size = float(np.linalg.norm(unit))
+        unit = unit / size
         if poly.degree() <= 0:
             if found.exact:
                 return Escape(unit, "E is constant along it")
@@ -222,7 +221,7 @@ def _polynomial_escape(found: Tail) -> Escape | None:
         if poly.degree() < least:
             continue
         lead = poly.LC()
-        for point in ({b: 0 for b in base}, {b: sp.Rational(k + 1, 3) for k, b in enumerate(base)}):
+        for point in (dict.fromkeys(base, 0), {b: sp.Rational(k + 1, 3) for k, b in enumerate(base)}):
             value = sp.sympify(lead).subs(point)
             odd = poly.degree() % 2 == 1 and value != 0
             if value < 0 or odd:

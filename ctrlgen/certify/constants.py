@@ -1,0 +1,68 @@
+"""Established constants of an energy as premises: the terms that they come from, and the rule that adds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import Literal
+
+from ctrlgen.certify.pieces import at_least, exact_hessian
+from ctrlgen.certify.premise import premise
+from ctrlgen.certify.verdict import Step
+from ctrlgen.energies.algebra import Composition
+from ctrlgen.energies.base import Energy
+
+Name = Literal["hessian_lower", "hessian_upper", "gradient_bound", "oscillation"]
+WORDS = {
+    "hessian_lower": "∇²({}) ⪰ {:.6g} I",
+    "hessian_upper": "∇²({}) ⪯ {:.6g} I",
+    "gradient_bound": "|∇({})| ≤ {:.6g}",
+    "oscillation": "sup - inf of {} ≤ {:.6g}",
+}
+RULES = {
+    "hessian_lower": "lower Hessian bounds add: w·m for w ≥ 0, w·L for w < 0",
+    "hessian_upper": "upper Hessian bounds add: w·L for w ≥ 0, w·m for w < 0",
+    "gradient_bound": "gradient bounds add with |w|",
+    "oscillation": "oscillations add with |w|",
+}
+OPPOSITE: dict[str, Name] = {"hessian_lower": "hessian_upper", "hessian_upper": "hessian_lower"}
+
+
+def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
+    """A constant of an energy and the steps that establish it; None where it is not established.
+
+    Args:
+        energy: E; for a composition the steps list its terms first, then the rule.
+        name: which of `Properties`.
+    """
+    value = getattr(energy.properties, name)
+    if value is None:
+        return None
+    check = _check(energy, name, value)
+    text = WORDS[name].format(_name(energy), value)
+    if not isinstance(energy, Composition):
+        return value, [premise(text, f"its form and parameters ({type(energy).__name__})", check, "interval")]
+    steps = []
+    for weight, term in zip(energy.weights, energy.terms, strict=True):
+        own = OPPOSITE.get(name, name) if weight < 0 else name
+        known = getattr(term.properties, own)
+        if known is not None:
+            what = WORDS[own].format(_name(term), known)
+            steps.append(premise(what, f"weight {weight:g}", _check(term, own, known), "interval"))
+    return value, [*steps, premise(text, RULES[name], check, "interval")]
+
+
+def _check(energy: Energy, name: str, value: float) -> Callable[[], bool]:
+    """How the constant is computed again: exactly where the Hessian is one matrix, else from the parameters."""
+    hessian = exact_hessian(energy)
+    if hessian is not None and name == "hessian_lower":
+        return partial(at_least, hessian, value)
+    if hessian is not None and name == "hessian_upper":
+        return lambda: at_least(Fraction(-1) * hessian, -value)
+    return lambda: getattr(energy.properties, name) == value
+
+
+def _name(energy: Energy) -> str:
+    text = repr(energy)
+    return text if len(text) <= 60 else type(energy).__name__
