@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.checks import positive
-from ctrlgen.energies.algebra import Composition, _root_above, down, up
+from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy, Properties, default_states
+from ctrlgen.energies.spectral import above_root, down, up
 from ctrlgen.energies.tails import Tail, tail
 
 
@@ -238,7 +239,7 @@ class _Split:
         if p.higher != q.higher or not (p.quadratic == q.quadratic).all():
             return None
         square = sum((v**2 for v in p.linear - q.linear), Fraction(0))
-        return up(Fraction(_root_above(square)) + self.rest + other.rest)
+        return up(Fraction(above_root(square)) + self.rest + other.rest)
 
 
 def _split(energy: Energy) -> _Split | None:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.checks import positive
-from ctrlgen.energies.algebra import Composition, compose, up
+from ctrlgen.energies.algebra import Composition, compose
 from ctrlgen.energies.base import Energy, Properties, default_states
+from ctrlgen.energies.spectral import spectrum_bounds, up
 from ctrlgen.energies.tails import Tail, tail
 
-_EXACT_DIM = 128  # above this the extreme eigenvalues are bounded by 0 and the trace alone
-_BITS = 256
+_SHARP_DIM = 128  # above this the extreme eigenvalues are bounded by 0 and the trace alone
+_BITS = 160
 
 
 class LeastSquares(Energy):
@@ -168,30 +169,15 @@ def _extremes(operator: bytes, sigma: bytes, shape: tuple[int, int]) -> tuple[fl
     """Floats below the smallest and above the largest eigenvalue of AᵀWA, certainly."""
     from flint import arb, arb_mat, ctx
 
-    from ctrlgen.prove.balls import positive_definite
-    from ctrlgen.prove.boxes import over
-
     k, d = shape
     a, s = np.frombuffer(operator).reshape(shape), np.frombuffer(sigma)
     with ctx.workprec(_BITS):
         scaled = arb_mat(k, d, [arb(v) / arb(w) for row, w in zip(a.tolist(), s.tolist(), strict=True) for v in row])
-        trace = over(sum((v * v for v in scaled.entries()), arb(0)))
-        if d > _EXACT_DIM:
+        trace = up(sum((v * v for v in scaled.entries()), arb(0)))
+        if d > _SHARP_DIM:
             return 0.0, trace
-        gram = scaled.transpose() * scaled
-        rows = [[gram[i, j] for j in range(d)] for i in range(d)]
-        values = np.linalg.eigvalsh(np.array([[float(v) for v in row] for row in rows]))
-        size = max(float(values[-1]), 0.0)
-
-        def definite(sign: int, bound: float) -> bool:
-            shifted = [[sign * (rows[i][j] - (bound if i == j else 0)) for j in range(d)] for i in range(d)]
-            return positive_definite(shifted, weak=True)
-
-        slack = [0.0, *(size * 4.0**-n for n in range(26, 5, -1))]
-        tries = (float(values[0]) - t for t in slack) if k >= d else ()
-        low = next((v for v in tries if v > 0 and definite(1, v)), 0.0)  # AᵀWA ⪰ 0 whatever A is
-        high = next((v for v in (size + t for t in slack) if v < trace and definite(-1, v)), trace)
-    return low, high
+        low, high = spectrum_bounds(scaled.transpose() * scaled)
+    return max(low, 0.0) if k >= d else 0.0, min(high, trace)  # AᵀWA ⪰ 0 whatever A is
 
 
 def _fraction(value: Any) -> Fraction:

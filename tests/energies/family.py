@@ -35,4 +35,8 @@ FAMILY = {
     "sum": cg.Quadratic(SPD) + cg.DoubleWell(),
     "weighted": 0.5 * cg.Ring() - 0.1 * cg.Quadratic(SPD) + cg.MLPEnergy(2, width=8),
     "negated": -cg.Banana(),
+    "least squares": cg.LeastSquares([[1.0, 2.0], [0.5, -1.0], [0.0, 1.0]], [1.0, 0.3, -0.4], [0.5, 1.0, 2.0]),
+    "observed 12-D": cg.condition(cg.Quadratic(LARGE), LARGE[:3], [1.0, 0.0, 2.0], 0.8, temperature=0.5),
+    "either": cg.mixture([cg.DoubleWell(), cg.Quadratic(SPD, [2.0, 0.0])], 0.6, [1.0, 3.0]),
+    "either of three": cg.mixture([cg.Quadratic(LARGE, m) for m in np.eye(12)[:3]], 0.8, normalised=True),
 }
