@@ -19,8 +19,10 @@ import numpy as np
 from ctrlgen.checks import positive
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy, Properties, default_states
+from ctrlgen.energies.neural import MLPEnergy
 from ctrlgen.energies.spectral import above_root, down, up
-from ctrlgen.energies.tails import Tail, tail
+from ctrlgen.energies.tails import Tail, fractions, tail
+from ctrlgen.energies.trained import TrainedEnergy
 
 
 class MixtureEnergy(Energy):
@@ -249,12 +251,25 @@ def _split(energy: Energy) -> _Split | None:
         weights = [Fraction(float(w)) for w in energy.weights]
         whole = [part.scaled(w) for w, part in zip(weights, parts, strict=True) if part is not None]
         return sum(whole[1:], whole[0]) if len(whole) == len(parts) else None
+    if isinstance(energy, MLPEnergy):
+        return _Split(_bowl(energy, np.zeros(energy.dim), np.ones(energy.dim)), Fraction(energy.network_gradient_bound))
+    if isinstance(energy, TrainedEnergy) and isinstance(energy.network, MLPEnergy):
+        rest = energy.network.network_bounds(energy.scale).gradient
+        return _Split(_bowl(energy.network, energy.center, energy.scale), Fraction(rest))
     bound, found = energy.properties.gradient_bound, tail(energy)
     if found is not None and found.exact:
         return _Split(found, Fraction(0))
     if bound is not None:
         return _Split(Tail(*_zeros(energy.dim)), Fraction(bound))
     return None
+
+
+def _bowl(network: MLPEnergy, center: np.ndarray, scale: np.ndarray) -> Tail:
+    """The confinement ½ c Σ ((x - center)/scale)², a constant left out."""
+    stiffness = Fraction(network.confinement) / fractions(scale) ** 2
+    quadratic, _ = _zeros(network.dim)
+    np.fill_diagonal(quadratic, stiffness)
+    return Tail(quadratic, -stiffness * fractions(center))
 
 
 def _zeros(dim: int) -> tuple[np.ndarray, np.ndarray]:

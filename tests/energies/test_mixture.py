@@ -148,6 +148,24 @@ def test_a_common_part_does_not_count_in_the_covariance():
     assert both.properties.hessian_lower == pytest.approx(smallest - gap**2 / 2, rel=1e-9)
 
 
+def test_networks_of_one_confinement_have_a_lowest_curvature(rng):
+    one, other = (cg.MLPEnergy(2, width=8, depth=1, activation="tanh", confinement=0.5, key=k) for k in (1, 2))
+    known = cg.mixture([one, other], 0.3).properties
+    gap = one.network_gradient_bound + other.network_gradient_bound
+    lowest = min(e.properties.hessian_lower for e in (one, other))
+    assert known.hessian_lower == pytest.approx(lowest - gap**2 / 1.2, rel=1e-9)
+    trained = [cg.TrainedEnergy(e, [m, 0.0], [0.5, 2.0]) for e, m in ((one, 1.0), (other, -1.0))]
+    energy = cg.mixture(trained, 0.3)
+    shift = 0.5 * 2.0 / 0.25  # c Δcenter / scale²
+    gap = shift + sum(e.network_bounds(np.array([0.5, 2.0])).gradient for e in (one, other))
+    lowest = min(e.properties.hessian_lower for e in trained)
+    assert energy.properties.hessian_lower == pytest.approx(lowest - gap**2 / 1.2, rel=1e-9)
+    x = 3 * rng.normal(size=(500, 2))
+    assert np.linalg.eigvalsh(energy.hessian(x)).min() >= energy.properties.hessian_lower
+    farther = cg.TrainedEnergy(other, [1.0, 0.0], [0.5, 1.0])
+    assert cg.mixture([trained[0], farther], 0.3).properties.hessian_lower is None
+
+
 def test_different_precisions_leave_the_lower_curvature_open():
     energy = cg.mixture([cg.Quadratic([[1.0]]), cg.Quadratic([[4.0]], [1.0])], 0.5, [1.0, np.exp(200.0)])
     assert energy.properties.hessian_lower is None
