@@ -17,6 +17,7 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen import measure
+from ctrlgen.certify.decay import Decay, verify_decay
 from ctrlgen.certify.gaussian_family import (
     GaussianFamily,
     SymbolicGaussian,
@@ -217,6 +218,34 @@ class KLLyapunov:
             drift, spread = precision @ state.mean - push, precision @ state.covariance @ precision
             return float(np.trace(precision) - (np.trace(spread) + drift @ drift) / self._number)
         return _times(1 / self._number, measure.stein_residual(state, self.energy, self._number))
+
+    # The certificate --------------------------------------------------------------------------------------------
+
+    def verify(
+        self, loop: Any, *, initial: Any = None, key: int = 0, timeout: float = 30.0, measure: bool = True
+    ) -> Decay:
+        """Is V a Lyapunov functional of this closed loop, V̇ ≤ 0, and at which rate does it fall?
+
+        What is decided is the loop in continuous time; the discretisation of a plant is listed as an assumption.
+
+        Args:
+            loop: a ClosedLoop.
+            initial, key: start and seed of the run that a rate is fitted to, in more than two dimensions.
+            timeout: seconds, for the search of a proof.
+            measure: measure a rate where none is proved.
+
+        Returns:
+            PROVED with `.rate` and `.constant` (α) where `log_sobolev` establishes the energy's constants, for Langevin
+            loops with any metric and skew part, grids and Gaussians; SAMPLED with the measured rate elsewhere (twice
+            the spectral gap on grids in up to two dimensions, a fitted decay of particles above); REFUTED with a
+            witness where the loop does not keep the Gibbs measure: a GradientFlow, another energy or another
+            temperature; UNDECIDED for a KineticLangevin and for a temperature that changes.
+
+        Raises:
+            TypeError: loop is not a ClosedLoop.
+            ValueError: the dimensions disagree; the energy certainly has no Gibbs measure.
+        """
+        return verify_decay(self.energy, self._number, loop, initial=initial, key=key, timeout=timeout, measure=measure)
 
     def __repr__(self) -> str:
         return f"KLLyapunov({type(self.energy).__name__} in {self.energy.dim}-D, temperature={self.temperature})"

@@ -233,8 +233,8 @@ def _depths(height: float, epsilon: float) -> tuple[float, ...]:
 def _cut_well(b: Fraction, square: Fraction, other: Fraction | None, s: Fraction, name: str) -> Way:
     """b(t - 1)² is convex + bounded: for s > 1, b[(t - s)₊² + 2(s - 1)t] and the rest.
 
-    (t - s)₊² is a rising convex function of a convex one, so the first has the Hessian 4b(s - 1)/a² at least. The rest is
-    b(1 - s²) for t ≥ s and b[(t - s)² + 1 - s²] below, t ≥ 0, so it oscillates by b s².
+    (t - s)₊² is a rising convex function of a convex one, so the first has the Hessian 4b(s - 1)/a² at least. The rest
+    is b(1 - s²) for t ≥ s and b[(t - s)² + 1 - s²] below, t ≥ 0, so it oscillates by b s².
     """
     bend = 4 * b * (s - 1) / square
     bend = bend if other is None else min(bend, other)

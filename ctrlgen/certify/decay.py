@@ -1,0 +1,240 @@
+"""Is KL to the Gibbs measure a Lyapunov functional of a closed loop, and at which rate does it fall?
+
+Along dX = -(K + J)∇E dt + √(2εK) dW, with K the inverse metric and J skew, V = KL(ρ‖ρ*) has the derivative
+V̇ = -ε∫ρ ∇log(ρ/ρ*)·K∇log(ρ/ρ*) ≤ 0, because ∂ρ/∂t = ∇·(ρ(K + J)∇(E + ε log ρ)) and J drops out. With LSI(α) it falls
+at the rate 2εα λ_min(K) at least. A loop that does not keep ρ* has no such functional: one point shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
+from typing import Any, ClassVar
+
+import equinox as eqx
+import numpy as np
+import sympy as sp
+
+from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
+from ctrlgen.certify.invariance import not_invariant
+from ctrlgen.certify.log_sobolev import log_sobolev
+from ctrlgen.certify.pieces import at_least, exact_hessian
+from ctrlgen.certify.premise import missing, premise
+from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.energies.base import Energy
+from ctrlgen.energies.spectral import down, spectrum_bounds
+from ctrlgen.energies.tails import fractions
+from ctrlgen.estimate import Estimate
+from ctrlgen.loop import ClosedLoop
+from ctrlgen.plants.particles import GradientFlow, KineticLangevin, Langevin
+from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
+
+CONTINUUM = {
+    "particles": "the loop in continuous time: what its step changes is not part of the claim (see stopping.APriori)",
+    "grid": "the loop in the continuum: what cells, box and step change is not part of the claim",
+    "gaussian": "the density is a Gaussian, whose moments this plant moves exactly",
+}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Decay(Verdict):
+    """A verdict on "V = KL(ρ‖ρ*) obeys V̇ ≤ 0 along this loop, and falls at the rate r".
+
+    Args:
+        rate: r with V(t) ≤ exp(-r t) V(0) [1 / time]: proved, rounded down; as measured when SAMPLED; None without one.
+        constant: α of the log-Sobolev inequality [1 / length²], where it was used.
+        measured: the measured rate with its error, when SAMPLED.
+    """
+
+    rate: float | None = None
+    constant: float | None = None
+    measured: Estimate | None = None
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = super()._rows()
+        if self.measured is not None:
+            place = next((i for i, row in enumerate(rows) if row[0] == "rate"), 2)
+            rows[place] = ("rate", f"{self.measured} (measured)")
+        return rows
+
+
+@dataclass(frozen=True)
+class _NotKept:
+    """The certificate of a refutation: the loop does not keep the measure, shown at a point."""
+
+    claim: Claim
+    shown: Verdict = field(repr=False)
+    kinds: ClassVar = ("premise",)
+    proves: ClassVar = Status.REFUTED
+
+    def recheck(self) -> bool:
+        """Enclose the point's value again."""
+        return self.shown.recheck()
+
+
+def verify_decay(
+    energy: Energy, temperature: float, loop: Any, *, initial: Any, key: int, timeout: float, measure: bool
+) -> Decay:
+    """What `KLLyapunov.verify` says; see there."""
+    if not isinstance(loop, ClosedLoop):
+        raise TypeError(f"loop must be a ClosedLoop; got {type(loop).__name__}.")
+    if loop.controller.dim != energy.dim:
+        raise ValueError(f"loop must be {energy.dim}-dimensional, as the energy is; got {loop.controller.dim}.")
+    refuse_without_gibbs(energy)
+    deadline, plant = Deadline(timeout), loop.plant
+    text = f"V = KL(ρ‖exp(-E/{temperature:g})/Z) is nonincreasing along this {type(plant).__name__} loop"
+    if isinstance(plant, KineticLangevin):
+        return _open(
+            text, deadline, "its state is position and velocity: KL of both falls (by friction), that of the positions "
+            "alone need not, and neither has a rate by this argument (hypocoercivity)",
+        )  # fmt: skip
+    if loop.schedule is not None and loop.schedule != "static":
+        return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
+    noise = 0.0 if isinstance(plant, GradientFlow) else plant.temperature
+    same = _same(energy, loop.controller)
+    if isinstance(plant, GradientFlow) or not same or noise != temperature:
+        return _without_invariance(energy, temperature, loop, noise, text, deadline)
+    return _along(energy, temperature, loop, initial, key, measure, deadline)
+
+
+def _open(text: str, deadline: Deadline, reason: str) -> Decay:
+    return combine(text, [missing(text, reason)], kind=Decay, deadline=deadline)
+
+
+def _same(a: Energy, b: Energy) -> bool:
+    return a is b or (type(a) is type(b) and bool(eqx.tree_equal(a, b)))
+
+
+# Loops that do not keep the measure -------------------------------------------------------------------
+
+
+def _without_invariance(
+    energy: Energy, temperature: float, loop: ClosedLoop, noise: float, text: str, deadline: Deadline
+) -> Decay:
+    plant = loop.plant
+    if getattr(plant, "mobility", None) is not None or getattr(plant, "skew", None) is not None:
+        return _open(text, deadline, "the loop is of another energy or temperature, in a metric or with a skew part")
+    shown = not_invariant(energy, temperature, loop.controller, noise, None, timeout=max(deadline.left(), 1.0))
+    if shown.status is not Status.PROVED:
+        return _open(text, deadline, f"it was not shown whether the loop keeps the Gibbs measure: {shown.reason}")
+    about = Claim(text=text, states=(), strict=False, kind="premise")
+    reason = f"V = 0 at the Gibbs measure, which the loop does not keep: {shown.reason}"
+    outcome = Outcome(
+        status=Status.REFUTED, method="interval", reason=reason, margin=shown.margin, certificate=_NotKept(about, shown)
+    )
+    exists = gibbs_measure_exists(energy)
+    steps = [Step(about, outcome), *shown.steps, *([exists] if exists is not None else [])]
+    known = tuple(a for a in shown.assumptions if exists is None or "exists: exp" not in a)
+    verdict = combine(text, steps, assumptions=known, kind=Decay, deadline=deadline)
+    return replace(verdict, witness=shown.witness)
+
+
+# Loops that keep it ------------------------------------------------------------------------------------
+
+
+def _along(
+    energy: Energy, temperature: float, loop: ClosedLoop, initial: Any, key: int, measure: bool, deadline: Deadline
+) -> Decay:
+    plant = loop.plant
+    mobility = getattr(plant, "mobility", None)
+    moved = "" if mobility is None else "K = M⁻¹, "
+    text = (
+        f"along the closed loop, {moved}ε = {temperature:g}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|² ≤ 0"
+        if mobility is None
+        else f"along the closed loop, {moved}ε = {temperature:g}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|²_K ≤ 0"
+    )
+    assumptions = [
+        CONTINUUM[plant.kind],
+        "V is finite at the start, and the density smooth enough to integrate by parts for t > 0",
+    ]
+    identity = premise(
+        "V̇ = -ε∫ρ ∇log(ρ/ρ*)·K∇log(ρ/ρ*)", "∂ρ/∂t = ∇·(ρ(K + J)∇(E + ε log ρ)), by parts; J is skew",
+        identity_holds, "symbolic",
+    )  # fmt: skip
+    exists = gibbs_measure_exists(energy)
+    steps = [identity, *([] if exists is None else [exists])]
+    inequality = log_sobolev(energy, temperature, timeout=max(deadline.left(), 0.1))
+    if inequality.status is Status.PROVED and inequality.rate is not None:
+        rate, more = _in_metric(energy, inequality.rate, mobility)
+        return combine(
+            f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {rate:.6g}", [*steps, *inequality.steps, *more],
+            assumptions=assumptions, kind=Decay, deadline=deadline, rate=rate, constant=inequality.constant,
+        )  # fmt: skip
+    why = f"no log-Sobolev constant was established ({inequality.reason})"
+    if exists is None:
+        assumptions.append("the Gibbs measure exists: exp(-E/ε) is integrable")
+    if not measure:
+        return combine(text, [*steps, missing("a rate", why)], assumptions=assumptions, kind=Decay, deadline=deadline)
+    try:
+        measured, how = _measured(energy, temperature, loop, initial, key)
+    except (ValueError, FloatingPointError) as error:
+        reason = f"{why}, and no rate was measured: {error}"
+        return combine(
+            text, [*steps, missing("a rate", reason)], assumptions=assumptions, kind=Decay, deadline=deadline
+        )
+    rate = float(measured.value) if np.isfinite(float(measured.value)) else None
+    return Decay(
+        claim=f"{text}, and V falls at the rate r = {measured}" if rate is not None else text,
+        status=Status.SAMPLED, method="grid" if "grid" in how else "particles", assumptions=tuple(assumptions),
+        reason=f"{how}; {why}", seconds=deadline.spent, steps=tuple(steps), rate=rate, measured=measured,
+    )  # fmt: skip
+
+
+def _in_metric(energy: Energy, rate: float, mobility: Any) -> tuple[float, list[Step]]:
+    """The rate in a metric: times λ_min(K); for a quadratic energy 2λ with PKP ⪰ λP, if that is more."""
+    if mobility is None:
+        return rate, []
+    k = np.diag(mobility) if np.ndim(mobility) == 1 else np.asarray(mobility, np.float64)
+    exact, hessian = fractions((k + k.T) / 2), exact_hessian(energy)
+    least = spectrum_bounds((k + k.T) / 2)[0]
+    if least <= 0:
+        return 0.0, [missing("K ≻ 0", "the metric is too ill-conditioned to bound its inverse from below")]
+    best = down(Fraction(rate) * Fraction(least))
+    step = premise(f"K ⪰ {least:.6g} I", "V̇ ≤ -ελ_min(K) I(ρ‖ρ*)", partial(at_least, exact, least), "interval")
+    if hessian is not None:
+        whole = hessian @ exact @ hessian
+        near = float(np.linalg.eigvals(k @ hessian.astype(np.float64)).real.min())
+        for share in (1e-14, 1e-12, 1e-9, 1e-6, 1e-3):
+            low = near * (1 - share)
+            if 2 * low > best and at_least(whole - Fraction(low) * hessian, 0.0):
+                rule = "Bakry–Émery in coordinates in which the metric is the identity"
+                check: Callable[[], bool] = partial(at_least, whole - Fraction(low) * hessian, 0.0)
+                return down(2 * Fraction(low)), [premise(f"PKP ⪰ {low:.6g} P", rule, check, "interval")]
+    return best, [step]
+
+
+def _measured(energy: Energy, temperature: float, loop: ClosedLoop, initial: Any, key: int) -> tuple[Estimate, str]:
+    from ctrlgen.certify.rates import fitted_rate, spectral_gap_rate
+
+    plant = loop.plant
+    plain = getattr(plant, "mobility", None) is None and getattr(plant, "skew", None) is None
+    if energy.dim <= 2 and plain:
+        found = spectral_gap_rate(energy, temperature)
+        return found, "twice the spectral gap of the Fokker–Planck operator on grids, extrapolated: V's rate in the end"
+    own = loop if isinstance(plant, Langevin) else None
+    rate = fitted_rate(energy, temperature, own, initial, key)
+    return rate, f"fitted to a run of particles: {rate.note} ({rate.level:.0%} interval {rate.interval})"
+
+
+def identity_holds() -> bool:
+    """∇·(ρK∇E) + ε∇·(K∇ρ) + ∇·(ρJ∇E) = ∇·(ρ(K + J)∇(E + ε log ρ)), for any E, ρ, symmetric K and skew J.
+
+    In two dimensions; the terms of more are sums over pairs of coordinates.
+    """
+    x, y = states = sp.symbols("x y", real=True)
+    a, b, c, j, eps = sp.symbols("a b c j epsilon", real=True)
+    energy, rho = sp.Function("E")(x, y), sp.Function("rho", positive=True)(x, y)
+    k, skew = sp.Matrix([[a, b], [b, c]]), sp.Matrix([[0, j], [-j, 0]])
+
+    def gradient(f: Any) -> sp.Matrix:
+        return sp.Matrix([sp.diff(f, s) for s in states])
+
+    def divergence(field: Any) -> Any:
+        return sum(sp.diff(f, s) for f, s in zip(field, states, strict=True))
+
+    left = divergence(rho * (k + skew) * gradient(energy)) + eps * divergence(k * gradient(rho))
+    right = divergence(rho * (k + skew) * gradient(energy + eps * sp.log(rho)))
+    drop = (gradient(sp.log(rho)).T * skew * gradient(sp.log(rho)))[0]
+    return sp.simplify(sp.expand(left - right)) == 0 and sp.expand(drop) == 0
