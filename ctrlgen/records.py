@@ -24,7 +24,9 @@ from ctrlgen.energies.algebra import Composition, compose
 from ctrlgen.energies.analytic import GaussianMixture, Quadratic
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.landscapes import Banana, DoubleWell, Funnel, Ring
+from ctrlgen.energies.mixture import MixtureEnergy, mixture
 from ctrlgen.energies.neural import MLPEnergy
+from ctrlgen.energies.observation import LeastSquares
 from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.field import parse
@@ -206,6 +208,13 @@ def _build_mixture(means, covariances, weights, offsets, temperature):
     return eqx.tree_at(lambda e: (e.weights, e.offsets), energy, (weights, offsets))
 
 
+def _build_alternatives(terms, offsets, temperature):
+    mixture(terms, temperature)  # for its checks; the offsets are kept as they are
+    if offsets.shape != (len(terms),):
+        raise ValueError(f"offsets must be {len(terms)} numbers, one a term; got shape {offsets.shape}.")
+    return MixtureEnergy(terms, offsets, temperature)
+
+
 def _take_formula(energy: SymbolicEnergy) -> dict:
     field = energy.field
     text, names = _Exact().doprint(field.expr), [s.name for s in field.states]
@@ -334,6 +343,13 @@ ENTRIES: dict[type, Entry] = {
     ),
     Composition: Entry(
         {"terms": Items(Nested(Energy)), "weights": Items(Number())}, build=partial(compose, check=False)
+    ),
+    MixtureEnergy: Entry(
+        {"terms": Items(Nested(Energy)), "offsets": Array(np.float64, 1), "temperature": Number()},
+        build=_build_alternatives,
+    ),
+    LeastSquares: Entry(
+        {"operator": Array(np.float64, 2), "observation": Array(np.float64, 1), "sigma": Array(np.float64, 1)}
     ),
     Annealing: Entry({"start": Number(), "duration": Number()}),
     TransportRamp: Entry({"onset": Number(), "full": Number()}),

@@ -53,6 +53,8 @@ MEMBERS = {
     "trained": TRAINED,
     "annealed": cg.TrainedEnergy(cg.DoubleWell(), schedule=cg.Annealing(3.0, 1 / 3)),
     "sum": cg.compose([MIXTURE, TRAINED, FORMULA], [0.3, -1 / 7, 2.0]),
+    "either": cg.mixture([MIXTURE, TRAINED], 0.3, [1, 3]),
+    "observed": cg.condition(TRAINED, [[0.1, 1 / 3], [2.0, 0.0]], [0.7, 0.1], [0.3, 1e-3], temperature=0.3),
     "nested": cg.TrainedEnergy(cg.compose([NETWORK, cg.Quadratic(np.eye(2))], [1.0, 0.1]), [1, 2], [3, 4]),
 }
 
@@ -469,6 +471,13 @@ def test_every_rule_has_its_message(model, change, message):
     with pytest.raises(ModelError, match=message) as caught:
         cg.load_energy(changed(model, change))
     assert CONFIG in str(caught.value)
+
+
+def test_weights_of_alternatives_must_fit_them(tmp_path):
+    folder = cg.save_energy(cg.mixture([cg.Ring(), cg.DoubleWell()], 0.5), tmp_path / "m")
+    parts = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes(), folder
+    with pytest.raises(ModelError, match=r"offsets must be 1 numbers, one a term; got shape \(2,\)"):
+        cg.load_energy(changed(parts, lambda t: entry(t, "energy", "arguments", "terms").pop()))
 
 
 def test_endless_nesting_is_refused(model):
