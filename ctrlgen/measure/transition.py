@@ -1,12 +1,14 @@
 """KL, entropy and Fisher information of the law after one Langevin step: a known mixture, no bandwidth to choose.
 
-One Euler step takes particles x of the density ρ to ρ⁺ = E_ρ N(x - hK∇E(x), 2εhK), K = M⁻¹ the mobility. The particles
-themselves give the empirical mixture ρ̂ of n such Gaussians, a known density. Its functionals bracket those of ρ⁺, because
-KL and Fisher information are convex in their first argument and the logarithm is concave; no smoothness is assumed.
+One Euler step takes particles x of the density ρ to ρ⁺ = E_ρ N(x - hK∇E(x), 2εhK), K = M⁻¹ the mobility. The
+particles themselves give the empirical mixture ρ̂ of n such Gaussians, a known density. Its functionals bracket those of
+ρ⁺, because KL and Fisher information are convex in their first argument and the logarithm is concave; no smoothness is
+assumed.
 
 Errors come from a jackknife over groups of particles, each deleted with its Gaussians and its draws: it counts that
 terms are correlated through the Gaussians that they share, and its expectation is not below the variance (Efron and
-Stein, Ann. Statist. 9 (1981) 586), up to the change from n to n - n / batches particles. It needs independent particles.
+Stein, Ann. Statist. 9 (1981) 586), up to the change from n to n - n / batches particles. It needs independent
+particles.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def kl_transition(
         key: seed of the draws and of the batches.
         draws: points from each Gaussian.
         batches: groups of the jackknife; the error itself is known to 1 / sqrt(2 batches).
-        metric: M, positive definite, (d,) for a diagonal or (d, d), of a preconditioned step; the identity when omitted.
+        metric: M, positive definite, (d,) for a diagonal or (d, d), of a preconditioned step; omitted: the identity.
 
     Returns:
         `.lower` and `.upper` bracket KL(ρ⁺‖ρ*) in expectation. `.error` adds, in quadrature, the sampling error of
@@ -140,9 +142,10 @@ def fisher_transition(
 ) -> UpperBound:
     """Relative Fisher information I(ρ⁺‖ρ*) of the law after one more Euler step, from above [1 / length²].
 
-    The value is the mean of |∇log ρ̂ + ∇E/ε|² over draws of the empirical mixture ρ̂ of all n particles. I is convex in its
-    first argument, so that E I(ρ̂‖ρ*) ≥ I(ρ⁺‖ρ*) for every n: no smoothness, dimension or sample size is assumed. The
-    excess falls like 1/n and like h^(-1-d/2): take a large step, or many particles.
+    The value is the mean of |∇log ρ̂ + ∇E/ε|² over draws of the empirical mixture ρ̂ of all n particles. I is convex in
+    its first argument, so that E I(ρ̂‖ρ*) ≥ I(ρ⁺‖ρ*) for every n: no smoothness, dimension or sample size is assumed.
+    The excess, about V d / (4εh n (8πεh)^(d/2)) for particles that fill a volume V, is narrow for large steps: the
+    step need not be that of the loop, for a last step of any size is a law of its own.
 
     Args:
         x: independent particles (n, d) of ρ, at least 2 a batch.
@@ -157,9 +160,10 @@ def fisher_transition(
 
     Returns:
         `.upper` = value + t(confidence, batches - 1) · error, Student's quantile. It is not below I(ρ⁺‖ρ*) with
-        probability `confidence` when the particles are independent draws of ρ and the estimate is close to normal
-        (the jackknife's error is not too small in expectation). Particles of interacting chains, or one chain's history, are
-        not independent. It says nothing about a part of ρ that holds no particle.
+        probability at least `confidence` when (1) the particles are independent draws of ρ and (2) the value is
+        normal about its expectation with the jackknife's error (in expectation that error is not too small; for a
+        heavy-tailed integrand, few particles or few batches normality is an approximation). Nothing is known of a
+        part of ρ so light that no particle lies in it, and a history of one chain is not independent.
 
     Raises:
         ValueError: an argument is out of its range, or ∇E is not finite at a particle or a draw.
@@ -276,9 +280,9 @@ def _jackknife(values: np.ndarray) -> float:
 
 @partial(jax.jit, static_argnames=("rows", "means"))
 def _sums(y: Any, number: Any, centres: Any, owner: Any, rows: int, means: bool) -> tuple[jax.Array, jax.Array]:
-    """For each y (N, d), by batch of centres (batches, members, d): log Σ exp(-|y - c|²/2) and the weighted mean of c.
+    """For each y (N, d), by batch of centres (batches, members, d): log Σ exp(-|y - c|²/2) and the mean of c.
 
-    `number` (N,) is the Gaussian of each y, `owner` (batches, members) the number of each centre, -1 where there is none.
+    `number` (N,) is the Gaussian of each y, `owner` (batches, members) that of each centre, -1 where there is none.
     """
     batches, members, d = centres.shape
     flat = centres.reshape(-1, d).T
