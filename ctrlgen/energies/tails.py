@@ -187,9 +187,9 @@ def _quadratic_escape(found: Tail) -> Escape | None:
             return Escape(unit, f"E falls like {float(bend / (u @ u)) / 2:.4g} r² there")
     if found.exact and values[0] <= 1e-9 * size:
         for u in _kernel(found.quadratic):
-            unit = u.astype(np.float64)
-            flat = found.linear @ u == 0
-            words = "E is constant along it" if flat else "E is linear along it"
+            slope = found.linear @ u
+            unit = u.astype(np.float64) * (-1.0 if slope > 0 else 1.0)
+            words = "E is constant" if slope == 0 else "E falls linearly"
             return Escape(unit / np.linalg.norm(unit), words)
     return None
 
@@ -216,7 +216,7 @@ def _polynomial_escape(found: Tail) -> Escape | None:
         unit = unit / size
         if poly.degree() <= 0:
             if found.exact:
-                return Escape(unit, "E is constant along it")
+                return Escape(unit, "E is constant")
             continue
         if poly.degree() < least:
             continue

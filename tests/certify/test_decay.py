@@ -1,0 +1,160 @@
+"""KLLyapunov.verify: what it proves holds along grid and Gaussian loops; what does not keep the measure is refuted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ctrlgen as cg
+from ctrlgen.certify.decay import identity_holds
+from ctrlgen.certify.existence import gibbs_measure_exists, where_it_escapes
+
+QUADRATIC = cg.Quadratic(np.diag([1.0, 4.0]), [0.5, 0.0])
+WELL = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])
+
+
+def verify(energy, temperature, plant, controller=None, **options):
+    loop = cg.ClosedLoop(plant, energy if controller is None else controller)
+    return cg.KLLyapunov(energy, temperature).verify(loop, **options)
+
+
+def test_the_rate_of_a_quadratic_is_proved_and_exact():
+    verdict = verify(QUADRATIC, 0.5, cg.Langevin(0.5, 0.01))
+    assert verdict.status is cg.Status.PROVED
+    assert verdict.rate == pytest.approx(2.0, rel=1e-12)
+    assert verdict.rate <= 2.0
+    assert verdict.constant == pytest.approx(2.0)
+    assert verdict.recheck()
+    assert any("continuous time" in a for a in verdict.assumptions)
+    start = cg.Gaussian(
+        [3.0, 0.0], np.diag([0.5, 0.125])
+    )  # displaced along the slow axis: V falls at exactly this rate
+    response = cg.ClosedLoop(cg.GaussianPlant(0.5), QUADRATIC).simulate(start, 2.0, record=5)
+    np.testing.assert_allclose(response.kl, response.kl[0] * np.exp(-2.0 * response.time), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("energy", "temperature", "half"),
+    [
+        (WELL, 0.5, 4),
+        (cg.Ring(radius=1.2, stiffness=2.0), 0.8, 4),
+        (cg.GaussianMixture([[-0.8, 0.0], [0.8, 0.3]], 0.5), 1.0, 5),
+        (cg.Quadratic(np.eye(2)) + cg.SymbolicEnergy("sin(2*x)*cos(y)", ["x", "y"]), 0.9, 5),
+    ],
+    ids=["wells", "ring", "mixture", "perturbed"],
+)
+def test_v_never_lags_behind_its_proved_rate_on_a_grid(energy, temperature, half):
+    grid = cg.FokkerPlanckGrid([(-half, half)] * 2, (50, 50), temperature)
+    verdict = verify(energy, temperature, grid)
+    assert verdict.status is cg.Status.PROVED
+    assert verdict.rate > 0
+    for centre in ([1.0, 0.0], [0.0, -1.5]):
+        response = cg.ClosedLoop(grid, energy).simulate(cg.Gaussian(centre, 0.1 * np.eye(2)), 3.0, record=10)
+        bound = response.kl[0] * np.exp(-verdict.rate * response.time)
+        assert (response.kl <= bound * (1 + 1e-9)).all()
+
+
+def test_the_metric_is_in_the_rate():
+    precision = np.array([[1.0, 0.2], [0.2, 9.0]])
+    energy = cg.Quadratic(precision)
+    best = verify(energy, 1.0, cg.Langevin(1.0, 0.01, metric=precision))
+    assert best.rate == pytest.approx(2.0, rel=1e-6)  # condition number 1
+    for metric in (np.diag([2.0, 5.0]), np.array([[2.0, 0.5], [0.5, 1.0]])):
+        root = np.linalg.cholesky(np.linalg.inv(metric))
+        exact = 2 * np.linalg.eigvalsh(root.T @ precision @ root)[0]
+        verdict = verify(energy, 1.0, cg.Langevin(1.0, 0.01, metric=metric, skew=[[0.0, 1.0], [-1.0, 0.0]]))
+        assert verdict.status is cg.Status.PROVED
+        assert verdict.rate == pytest.approx(exact, rel=1e-6)
+        assert verdict.rate <= exact * (1 + 1e-14)
+        assert verdict.recheck()
+    plain = verify(WELL, 0.5, cg.Langevin(0.5, 0.01)).rate
+    slowed = verify(WELL, 0.5, cg.Langevin(0.5, 0.01, metric=[2.0, 4.0]))
+    assert slowed.rate == pytest.approx(plain / 4, rel=1e-12)
+    assert slowed.rate <= plain / 4
+
+
+def test_a_gradient_flow_is_refuted_with_the_witness_of_the_theorem():
+    verdict = verify(WELL, 0.5, cg.GradientFlow(0.01))
+    theorem = cg.no_certificate(WELL, None, 0.5)
+    assert verdict.status is cg.Status.REFUTED
+    assert theorem.status is cg.Status.PROVED
+    np.testing.assert_array_equal(verdict.witness, theorem.witness)
+    assert verdict.recheck()
+    x, y = verdict.witness
+    source = 12 * x**2 - 4 + 1 - ((4 * x * (x**2 - 1)) ** 2 + y**2) / 0.5  # ΔE - |∇E|²/ε
+    assert abs(source) >= verdict.margin > 0
+    forged = replace(verdict.steps[0].outcome.certificate, shown=replace(theorem, status=cg.Status.UNDECIDED))
+    outcome = replace(verdict.steps[0].outcome, certificate=forged)
+    assert not replace(verdict, steps=(replace(verdict.steps[0], outcome=outcome),)).recheck()
+
+
+def test_another_temperature_or_energy_is_refuted():
+    for plant, controller in [
+        (cg.Langevin(0.7, 0.01), QUADRATIC),
+        (cg.GaussianPlant(0.5), cg.Quadratic(np.eye(2))),
+        (cg.FokkerPlanckGrid([(-3, 3)] * 2, (10, 10), 0.4), QUADRATIC),
+    ]:
+        verdict = verify(QUADRATIC, 0.5, plant, controller)
+        assert verdict.status is cg.Status.REFUTED
+        assert verdict.recheck()
+
+
+def test_the_same_energy_built_twice_is_the_same():
+    again = cg.Quadratic(np.diag([1.0, 4.0]), [0.5, 0.0])
+    assert verify(QUADRATIC, 0.5, cg.GaussianPlant(0.5), again).status is cg.Status.PROVED
+
+
+def test_what_is_not_decided_says_why():
+    kinetic = verify(QUADRATIC, 0.5, cg.KineticLangevin(0.5, 1.0, 0.01))
+    assert kinetic.status is cg.Status.UNDECIDED
+    assert "velocity" in kinetic.reason
+    loop = cg.ClosedLoop(cg.Langevin(0.5, 0.01), QUADRATIC, schedule=cg.Annealing(2.0, 1.0))
+    changing = cg.KLLyapunov(QUADRATIC, 0.5).verify(loop)
+    assert changing.status is cg.Status.UNDECIDED
+    assert "temperature changes" in changing.reason
+    quiet = verify(cg.Banana(), 1.0, cg.Langevin(1.0, 0.01), measure=False)
+    assert quiet.status is cg.Status.UNDECIDED
+    assert quiet.rate is None
+    assert not quiet.recheck()
+
+
+def test_a_rate_is_measured_where_none_is_proved():
+    energy = cg.SymbolicEnergy("x**4/4 - cos(x)", ["x"])  # flat bottom: no strong convexity
+    verdict = verify(energy, 0.5, cg.Langevin(0.5, 0.01))
+    assert verdict.status is cg.Status.SAMPLED
+    grid = cg.FokkerPlanckGrid([(-5, 5)], (800,), 0.5)
+    assert verdict.rate == pytest.approx(-2 * grid.spectrum(energy, 1)[0], rel=2e-3)
+    assert verdict.measured.error < 0.01 * verdict.rate
+    assert "measured" in repr(verdict)
+    assert not verdict.recheck()
+
+
+def test_no_gibbs_measure_is_refused_with_the_direction():
+    falling = cg.compose([QUADRATIC, cg.Quadratic(np.eye(2))], [1.0, -2.0], check=False)
+    with pytest.raises(ValueError, match=r"direction \[1\.0, 0\.0\]"):
+        verify(falling, 1.0, cg.Langevin(1.0, 0.01))
+    with pytest.raises(ValueError, match="not integrable"):
+        verify(-1.0 * cg.Ring(), 1.0, cg.Langevin(1.0, 0.01))
+
+
+def test_existence_is_established_or_left_open():
+    assert gibbs_measure_exists(QUADRATIC).recheck()
+    assert gibbs_measure_exists(cg.Ring()).recheck()
+    relu = cg.MLPEnergy(2, width=4, activation="relu", confinement=0.1)
+    assert gibbs_measure_exists(relu - 0.04 * cg.Quadratic(np.eye(2))) is not None  # 0.1 - 0.04 is left
+    assert gibbs_measure_exists(cg.Funnel()) is None
+    assert gibbs_measure_exists(cg.SymbolicEnergy("sin(x)", ["x"])) is None
+    assert where_it_escapes(cg.SymbolicEnergy("x**2 + y**3", ["x", "y"])) is not None
+    assert where_it_escapes(cg.SymbolicEnergy("x**2", ["x", "y"])) is not None
+    assert where_it_escapes(cg.SymbolicEnergy("x**2*y**2 + x**2 + y**2", ["x", "y"])) is None
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="loop must be a ClosedLoop; got Quadratic"):
+        cg.KLLyapunov(QUADRATIC, 0.5).verify(QUADRATIC)
+    with pytest.raises(ValueError, match="2-dimensional"):
+        verify(QUADRATIC, 0.5, cg.GaussianPlant(0.5), cg.Quadratic([[1.0]]))
+
+
+def test_the_identity_of_the_transport_equation():
+    assert identity_holds()

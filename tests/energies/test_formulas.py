@@ -1,0 +1,99 @@
+"""Bounds of formulas on the whole space against samples far and near, and against known values."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import ctrlgen as cg
+from ctrlgen.energies.formulas import value_range
+
+FORMULAS = [
+    "x**2/2 + cos(3*x)/4",
+    "0.3*sin(3*x)*cos(y) + y**2",
+    "x**4/4 + x**2/2 + y**2 + x*y/3",
+    "exp(-x**2) + x**2 + y**2",
+    "tanh(x) + x**2 + y**2",
+    "1/(1 + x**2) + y**2 + x**2",
+    "atan(x)*sin(y) + x**2 + 3*y**2",
+    "erf(x) + x**4 + y**4 - x*y",
+    "(x**2 - 1)**2 + y**2/2",
+    "sin(x + y)**3",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_bounds_hold_at_samples(text):
+    energy = cg.SymbolicEnergy(text, ["x", "y"])
+    known = energy.properties
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(400, 2)) * size for size in (0.3, 1, 3, 10)])
+    eigenvalues = np.linalg.eigvalsh(energy.hessian(x))
+    if known.hessian_lower is not None:
+        assert (eigenvalues[:, 0] >= known.hessian_lower - 1e-9).all()
+    if known.hessian_upper is not None:
+        assert (eigenvalues[:, 1] <= known.hessian_upper + 1e-9).all()
+    if known.gradient_bound is not None:
+        assert (np.linalg.norm(energy.gradient(x), axis=1) <= known.gradient_bound + 1e-9).all()
+    if known.oscillation is not None:
+        assert np.ptp(energy(x)) <= known.oscillation + 1e-9
+    if known.dissipativity is not None:
+        a, b = known.dissipativity
+        radial = (x * energy.gradient(x)).sum(axis=1)
+        assert (radial >= a * (x**2).sum(axis=1) - b - 1e-9).all()
+
+
+def test_known_values():
+    bowl = cg.SymbolicEnergy("x**2/2 + cos(3*x)/4", ["x"]).properties
+    assert bowl.hessian_lower == pytest.approx(1 - 9 / 4)
+    assert bowl.hessian_upper == pytest.approx(1 + 9 / 4)
+    wave = cg.SymbolicEnergy("0.3*sin(3*x)", ["x"]).properties
+    assert (wave.gradient_bound, wave.oscillation) == (pytest.approx(0.9), pytest.approx(0.6))
+    assert wave.dissipativity is None
+    quartic = cg.SymbolicEnergy("x**4/4 + x**2/2", ["x"]).properties
+    assert quartic.hessian_lower == 1.0
+    assert quartic.hessian_upper is None
+    assert quartic.dissipativity == (1.0, 0.0)
+    well = cg.SymbolicEnergy("(x**2 - 1)**2", ["x"]).properties
+    assert well.hessian_lower == pytest.approx(-4.0)
+    assert well.dissipativity is not None
+    coupled = cg.SymbolicEnergy("x**2 + y**2 + x*y + x**4", ["x", "y"]).properties
+    assert coupled.hessian_lower == pytest.approx(1.0, abs=1e-3)
+    assert coupled.hessian_lower <= 1.0
+    assert cg.SymbolicEnergy("x**2*y**2", ["x", "y"]).properties.hessian_lower is None  # it falls without bound
+    assert cg.SymbolicEnergy("-x**2", ["x"]).properties.dissipativity is None
+
+
+def test_a_callable_that_is_a_formula_has_its_bounds():
+    energy = cg.CallableEnergy(lambda x: x[0] ** 2 + x[1] ** 2 / 2, 2)
+    assert energy.properties.hessian_lower == pytest.approx(1.0)
+    kinked = cg.CallableEnergy(lambda x: abs(x[0]) + x[1] ** 2, 2)
+    assert kinked.properties.hessian_lower is None
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("sin(x)*cos(y)", -1, 1),
+        ("2*sin(x)**2 - 1", -1, 1),
+        ("exp(-x**2)", 0, 1),
+        ("1/(2 + y**2)", 0, 0.5),
+        ("-3*tanh(x)", -3, 3),
+        ("x**2 + 1", 1, np.inf),
+        ("exp(x)", 0, np.inf),
+        ("x*sin(y)", -np.inf, np.inf),
+        ("cosh(x) - 1", 0, np.inf),
+        ("atan(x)", -np.pi / 2, np.pi / 2),
+        ("sqrt(2)*sin(x)", -np.sqrt(2), np.sqrt(2)),
+    ],
+)
+def test_ranges(text, low, high):
+    x, y = sp.symbols("x y", real=True)
+    found = value_range(sp.sympify(text, locals={"x": x, "y": y}))
+    ends = [float(end.mid()) if end.is_finite() else (np.inf if end > 0 else -np.inf) for end in found]
+    np.testing.assert_allclose(ends, [low, high], atol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["1/x", "log(x)", "sqrt(x)", "1/sin(x)", "x**sp", "tan(x)"])
+def test_what_may_be_undefined_has_no_range(text):
+    x, s = sp.symbols("x sp", real=True)
+    assert value_range(sp.sympify(text, locals={"x": x, "sp": s})) is None

@@ -1,0 +1,89 @@
+"""Where sums of energies escape: refused with the direction, and never where a Gibbs measure exists."""
+
+import numpy as np
+import pytest
+
+import ctrlgen as cg
+from ctrlgen.energies.tails import escape, tail, total
+
+ROUND = cg.Quadratic(np.eye(2))
+
+
+def symbolic(text):
+    return cg.SymbolicEnergy(text, ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights", "direction"),
+    [
+        ([ROUND, ROUND], [1, -2], None),
+        ([cg.Quadratic(np.diag([3.0, 1.0])), ROUND], [1, -2], [0, 1]),
+        ([cg.Quadratic([[2.0, 1.0], [1.0, 2.0]]), ROUND], [1, -1.5], [1, -1]),
+        ([cg.DoubleWell(), ROUND], [1, -2], [0, 1]),
+        ([cg.Ring(), symbolic("x**4")], [1, -1], [1, 0]),
+        ([cg.MLPEnergy(2, width=4, confinement=0.1), ROUND], [1, -0.2], None),
+        ([cg.GaussianMixture([[0, 0], [3.0, 1.0]], 0.5), ROUND], [1, -3], None),
+        ([cg.load_energy("two_moons"), ROUND], [1, -1], None),
+        ([ROUND, symbolic("x*y")], [1, -1], [1, 1]),  # flat along the diagonal
+        ([ROUND, cg.Quadratic(np.eye(2), [1.0, 0.0])], [1, -1], None),  # linear
+        ([symbolic("x**4 + y**2"), symbolic("y**3")], [1, -0.1], [0, 1]),  # an odd power
+        ([ROUND, cg.LeastSquares([[0.0, 2.0]], [1.0], 0.5)], [1, -1], [0, 1]),
+    ],
+)
+def test_a_sum_that_falls_is_refused_with_a_direction_in_which_it_does(energies, weights, direction):
+    with pytest.raises(ValueError, match="no Gibbs measure at any temperature: along the direction"):
+        cg.compose(energies, weights)
+    found = escape(total(energies, weights))
+    assert np.linalg.norm(found.direction) == pytest.approx(1)
+    if direction is not None:
+        assert abs(found.direction @ direction) == pytest.approx(np.linalg.norm(direction))
+    energy = cg.compose(energies, weights, check=False)
+    r = np.array([1e3, 1e4, 1e5])
+    values = energy(r[:, None] * found.direction)
+    assert (np.diff(values) <= 1e-6 * np.abs(values[1:])).all()  # it never rises along it
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights"),
+    [
+        ([ROUND, ROUND], [1, -0.5]),
+        ([cg.DoubleWell(), ROUND], [1, -0.9]),
+        ([cg.Ring(), cg.Quadratic(50 * np.eye(2))], [1, -1]),
+        ([cg.Banana(), cg.Banana()], [1, -0.5]),
+        ([cg.MLPEnergy(2, width=4, confinement=0.3), ROUND], [1, -0.2]),
+        ([symbolic("x**4 + y**4"), symbolic("x**2*y**2")], [1, -1.9]),
+        ([cg.Funnel(), ROUND], [1, -5]),  # not known: nothing is claimed
+        ([cg.MLPEnergy(2, width=4, confinement=0.2), ROUND], [1, -0.2]),  # decided by the network: not known
+    ],
+)
+def test_what_exists_or_is_not_known_is_not_refused(energies, weights):
+    energy = cg.compose(energies, weights)
+    assert energy.dim == 2
+
+
+def test_the_operators_refuse_and_name_the_way_out():
+    with pytest.raises(ValueError, match="check=False"):
+        ROUND - 2 * ROUND
+    assert (-ROUND)(np.ones(2)) == -1.0  # a multiple of one energy is for adding
+    assert (3 * ROUND + (-2) * ROUND)(np.ones(2)) == 1.0
+    assert cg.compose([ROUND, ROUND, ROUND], [1, -3, 3])(np.ones(2)) == 1.0
+    loaded = cg.compose([ROUND, ROUND], [1, -2], check=False)
+    assert loaded(np.ones(2)) == -1.0
+
+
+def test_a_refused_sum_survives_the_store(tmp_path):
+    energy = cg.compose([ROUND, ROUND], [1, -2], check=False)
+    cg.save_energy(energy, tmp_path / "falling")
+    assert cg.load_energy(tmp_path / "falling")(np.ones(2)) == -1.0
+
+
+def test_tails_are_exact():
+    found = tail(cg.DoubleWell(barrier=2.0, separation=0.5, stiffness=3.0))
+    assert found.exact
+    assert float(found.quadratic[0, 0]) == pytest.approx(-4 * 2 / 0.25)  # -2b/a² x₁², twice
+    assert float(found.quadratic[1, 1]) == 3.0
+    scaled = tail(cg.load_energy("pinwheel"))
+    assert not scaled.exact
+    energy = cg.load_energy("pinwheel")
+    far = 1e6 * np.array([[0.6, 0.8]])
+    assert energy(far)[0] == pytest.approx(float(far[0] @ scaled.quadratic.astype(float) @ far[0]) / 2, rel=1e-3)
