@@ -102,7 +102,7 @@ class TracedJet:
         with ctx.workprec(bits):
             try:
                 value, slope, laplacian = interpret(self._closed, [argument], domain)
-            except NoFormula as error:
+            except (NoFormula, ArithmeticError, TypeError, ValueError) as error:
                 raise Unsupported(str(error)) from None
         found = [*slope, laplacian[()]]
         if domain.open:
