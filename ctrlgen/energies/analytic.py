@@ -11,6 +11,10 @@ import numpy as np
 
 from ctrlgen.checks import positive, positive_definite, vector
 from ctrlgen.energies.base import Energy, Properties, default_states
+from ctrlgen.energies.gaussian_bounds import Shaped, mixture_properties, quadratic_properties
+from ctrlgen.energies.spectral import spectrum_bounds
+
+__all__ = ["GaussianMixture", "Quadratic", "spectrum_bounds"]
 
 UNROLL = 8  # up to this dimension sums are written out, so that XLA vectorises over the particles
 UNROLL_COMPONENTS = 32
@@ -52,11 +56,8 @@ class Quadratic(Energy):
 
     @property
     def properties(self) -> Properties:
-        m, largest = spectrum_bounds(self.precision)
-        push = float(np.linalg.norm(self.precision @ self.mean)) * (1 + 1e-12)
-        # ⟨x, P(x-μ)⟩ ≥ m|x|² - |Pμ||x| ≥ (m/2)|x|² - |Pμ|²/(2m); tight when μ = 0
-        dissipativity = (m, 0.0) if push == 0 else (m / 2, push**2 / (2 * m))
-        return Properties(hessian_lower=m, hessian_upper=largest, dissipativity=dissipativity if m > 0 else None)
+        """The extreme eigenvalues m, L of P, rounded outward; a = m/2 with its best b, ¼ μᵀP(P - aI)⁻¹Pμ."""
+        return quadratic_properties(Shaped.of(self.precision), Shaped.of(self.mean))
 
     def log_partition(self, temperature):
         log_det = float(np.linalg.slogdet(self.precision)[1])
@@ -168,19 +169,18 @@ class GaussianMixture(Energy):
 
     @property
     def properties(self) -> Properties:
-        precisions = np.stack([np.linalg.inv(c) for c in self.covariances])
-        bounds = np.array([spectrum_bounds((p + p.T) / 2) for p in precisions])
-        low, high = bounds[:, 0].min(), bounds[:, 1].max()
-        lower = None
-        if len(precisions) == 1:
-            lower = float(self.temperature * low)
-        elif (self.covariances == self.covariances[0]).all():
-            # ∇²E = ε (P - P Cov_r(μ) P) with Cov_r(μ) ⪯ diam²/4 (Popoviciu)
-            spread = (high * np.linalg.norm(self.means[:, None] - self.means[None], axis=-1).max() / 2) ** 2
-            lower = float(self.temperature * (low - spread) - 1e-12 * self.temperature * (low + spread))
-        push = max(float(np.linalg.norm(p @ m)) for p, m in zip(precisions, self.means, strict=True))
-        a, b = self.temperature * low / 2, self.temperature * push**2 / (2 * low) * (1 + 1e-12)
-        return Properties(hessian_lower=lower, hessian_upper=float(self.temperature * high), dissipativity=(a, b))
+        """With responsibilities r, ∇²E = ε(E_r[P] - Cov_r(P(x - μ))) ⪯ ε max λ(P).
+
+        A shared covariance: ∇²E = ε(P - Cov_r(Pμ)), and the variance along v is at most a quarter of the squared range
+        (Popoviciu), so ∇²E ⪰ ε min over pairs of λ_min(P - ¼ P δ δᵀP), δ = μᵢ - μⱼ: attained for two components.
+        Different covariances: not bounded below in general (far out on the surface where two components weigh the
+        same). Dissipativity is that of the components, of which ⟨x, ∇E⟩ is a mean.
+
+        The precision is both Σ⁻¹ and the product of the factors that `potential` computes with: bounds hold for either.
+        """
+        return mixture_properties(
+            Shaped.of(self.means), Shaped.of(self.covariances), Shaped.of(self.factors), self.temperature
+        )
 
     def log_partition(self, temperature):
         return 0.0 if temperature == self.temperature else None
@@ -196,13 +196,6 @@ class GaussianMixture(Energy):
             square = sum(float(precision[i, j]) * y[i] * y[j] for i in d for j in d)
             total += float(weight / np.sqrt(np.linalg.det(2 * np.pi * covariance))) * sp.exp(-square / 2)
         return -self.temperature * sp.log(total)
-
-
-def spectrum_bounds(matrix: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest eigenvalue of a symmetric matrix, widened by the backward error of `eigvalsh`."""
-    values = np.linalg.eigvalsh(matrix)
-    slack = 4 * len(matrix) * np.finfo(np.float64).eps * float(np.abs(values).max())
-    return float(values[0] - slack), float(values[-1] + slack)
 
 
 def _tree_reduce(function, parts):

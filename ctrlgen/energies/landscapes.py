@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import equinox as eqx
 
 from ctrlgen.checks import dimension, positive
 from ctrlgen.energies.base import Energy, Properties, default_states
+from ctrlgen.energies.spectral import down, up
 from ctrlgen.field import Field
 
 
@@ -52,11 +54,16 @@ class DoubleWell(Landscape):
 
     @property
     def properties(self) -> Properties:
-        b, a, k = self.barrier, self.separation, self.stiffness
-        # 4b(t² - t) ≥ k a² t - (4b + k a²)²/(16 b), with t = (x₁/a)²
+        # A x⁴ + B x² along x₁: E₁₁ = 12 A x² + 2B, and 4A x⁴ + 2B x² ≥ k x² - (k - 2B)²/(16 A)
+        b, a, k = map(Fraction, (self.barrier, self.separation, self.stiffness))
+        quartics = [(b / a**4, -2 * b / a**2), _along(self)]
+        stiffness = min(k, 2 * _along(self, axis=1)[1]) if self.dim > 1 else k
         return Properties(
-            hessian_lower=-4 * b / a**2 * (1 + 1e-12),
-            dissipativity=(k, (4 * b + k * a**2) ** 2 / (16 * b) * (1 + 1e-12)),
+            hessian_lower=down(min(2 * two for _, two in quartics)),
+            dissipativity=(
+                down(stiffness),
+                up(max((stiffness - 2 * two) ** 2 / (16 * four) for four, two in quartics)),
+            ),
         )
 
 
@@ -79,6 +86,18 @@ class Banana(Landscape):
 
     def formula(self, x):
         return x[0] ** 2 / (2 * self.scale**2) + (x[1] - self.curvature * (x[0] ** 2 - self.scale**2)) ** 2 / 2
+
+    @property
+    def properties(self) -> Properties:
+        """Of a straight one (c = 0), a quadratic. A bent one has no constants at all.
+
+        Its Hessian is unbounded on both sides, and along x₂ = (3/2)c x₁² the term ⟨x, ∇E⟩ falls like -c²x₁⁴/4.
+        """
+        if self.curvature != 0:
+            return Properties()
+        ends = [Fraction(1), 1 / Fraction(self.scale) ** 2, 2 * _along(self)[1], 2 * _along(self, axis=1)[1]]
+        low, high = down(min(ends)), up(max(ends))
+        return Properties(hessian_lower=low, hessian_upper=high, dissipativity=(low, 0.0))
 
 
 class Funnel(Landscape):
@@ -126,10 +145,13 @@ class Ring(Landscape):
 
     @property
     def properties(self) -> Properties:
-        k, r = self.stiffness, self.radius
-        # k(t² - R²t)/(2R²) ≥ (k/2) t - k R²/2 with t = |x|²
+        # E = A t² + B t with t = |x|²: ∇²E = (4At + 2B) I + 8A xxᵀ ⪰ 2B, and 4At² + 2Bt ≥ a t - (a - 2B)²/(16A)
+        k, r = Fraction(self.stiffness), Fraction(self.radius)
+        quartics = [(k / (8 * r**2), -k / 4), _along(self)]
+        a = min(-2 * two for _, two in quartics)
         return Properties(
-            hessian_lower=-k / 2 * (1 + 1e-12), dissipativity=(k / 2 * (1 - 1e-12), k * r**2 / 2 * (1 + 1e-12))
+            hessian_lower=down(min(2 * two for _, two in quartics)),
+            dissipativity=(down(a), up(max((a - 2 * two) ** 2 / (16 * four) for four, two in quartics))),
         )
 
 
@@ -140,6 +162,25 @@ def _field_of(kind: type, arguments: tuple) -> Any:
     return Field(energy.formula(states), states)
 
 
-def _field(energy: Landscape) -> Any:
+def _arguments(energy: Landscape) -> tuple:
     names = (n for n in energy.__dataclass_fields__ if not (n == "dim" and isinstance(energy, Banana)))
-    return _field_of(type(energy), tuple((n, getattr(energy, n)) for n in names))
+    return tuple((n, getattr(energy, n)) for n in names)
+
+
+def _field(energy: Landscape) -> Any:
+    return _field_of(type(energy), _arguments(energy))
+
+
+def _along(energy: Landscape, axis: int = 0) -> tuple[Fraction, Fraction]:
+    """The coefficients of x⁴ and x² along one axis in the formula that is evaluated: its numbers were rounded."""
+    return _quartic_of(type(energy), _arguments(energy), axis)
+
+
+@lru_cache(maxsize=256)
+def _quartic_of(kind: type, arguments: tuple, axis: int) -> tuple[Fraction, Fraction]:
+    field = _field_of(kind, arguments)
+    expr = field.formula()
+    at = [expr.subs(dict.fromkeys(field.states, 0) | {field.states[axis]: x}) for x in (0, 1, 2)]
+    zero, one, two = (Fraction(int(v.p), int(v.q)) for v in at)
+    one, two = one - zero, two - zero  # A + B, 16A + 4B
+    return (two - 4 * one) / 12, (16 * one - two) / 12

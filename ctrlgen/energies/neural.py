@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from fractions import Fraction
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctrlgen.energies.base import Energy, Properties
+from ctrlgen.energies.network_bounds import NetworkBounds, Parameters, network_bounds
+from ctrlgen.energies.spectral import down, up
 
 Activation = Literal["silu", "relu", "tanh", "softplus", "gelu"]
 ACTIVATIONS: dict[str, Callable] = {
@@ -20,7 +23,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "softplus": jax.nn.softplus,
     "gelu": jax.nn.gelu,
 }
-LIPSCHITZ = {"silu": 1.1, "relu": 1.0, "tanh": 1.0, "softplus": 1.0, "gelu": 1.13}  # sup |σ'|, rounded up
 
 
 class MLPEnergy(Energy):
@@ -109,18 +111,52 @@ class MLPEnergy(Energy):
     def potential(self, x):
         return self.network(x) + (0.5 * self.confinement) * jnp.sum(x * x, axis=0)
 
+    def network_bounds(self, scale: Any = None) -> NetworkBounds:
+        """Bounds of the first and second derivative of the network alone, over all states.
+
+        Args:
+            scale: (d,): of x ↦ network(x / scale) instead.
+
+        Raises:
+            ValueError: a weight is not finite, or the bounds are beyond the range of floats.
+        """
+        return network_bounds(self.parameters(scale))
+
+    def parameters(self, scale: Any = None) -> Parameters:
+        """The numbers of the network, as `ctrlgen.energies.network_bounds` takes them."""
+        return Parameters([np.asarray(w) for w in self.weights], self.frequencies, self.activation, scale)
+
+    @property
+    def network_gradient_bound(self) -> float:
+        """G with |∇network| ≤ G everywhere [energy / length]."""
+        return self.network_bounds().gradient
+
+    @property
+    def oscillation_bound(self) -> float | None:
+        """What sup network - inf network does not exceed, where the last activation is tanh; None elsewhere."""
+        if self.activation[-1] != "tanh":
+            return None
+        return up(2 * sum(Fraction(float(abs(w))) for w in np.asarray(self.weights[-1], np.float64)[0]))
+
     @property
     def properties(self) -> Properties:
-        """Dissipativity from the confinement: |∇net| ≤ G (product of spectral norms), so a = c/2, b = G²/(2c)."""
-        if self.confinement <= 0:
+        """From the network's bounds and the confinement.
+
+        With |∇network| ≤ G: ⟨x, ∇E⟩ ≥ c|x|² - G|x| ≥ (c/2)|x|² - G²/(2c), and ∇²E lies within the network's bounds
+        shifted by c. A network of "relu" has kinks: no Hessian bounds.
+        """
+        try:
+            known, c = self.network_bounds(), Fraction(self.confinement)
+        except ValueError:
             return Properties()
-        slope = float(np.prod([LIPSCHITZ[name] for name in self.activation]))
-        for w in self.weights:
-            slope *= float(np.linalg.norm(np.asarray(w, np.float64), 2)) * (1 + 1e-9)
-        if self.frequencies is not None:
-            omega = np.asarray(self.frequencies, np.float64)
-            slope *= float(np.sqrt(1 + np.linalg.norm(omega, 2) ** 2)) * (1 + 1e-9)
-        return Properties(dissipativity=(self.confinement / 2, slope**2 / (2 * self.confinement) * (1 + 1e-9)))
+        lower, upper = (None, None) if known.hessian is None else map(Fraction, known.hessian)
+        return Properties(
+            hessian_lower=None if lower is None else down(c + lower),
+            hessian_upper=None if upper is None else up(c + upper),
+            dissipativity=(self.confinement / 2, up(Fraction(known.gradient) ** 2 / (2 * c))) if c > 0 else None,
+            gradient_bound=known.gradient if c == 0 else None,
+            oscillation=self.oscillation_bound if c == 0 else None,
+        )
 
     def __repr__(self) -> str:
         sizes = "-".join(str(w.shape[1]) for w in self.weights) + "-1"

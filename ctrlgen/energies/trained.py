@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,6 +12,8 @@ import numpy as np
 
 from ctrlgen import datasets
 from ctrlgen.energies.base import Energy, Properties
+from ctrlgen.energies.neural import MLPEnergy
+from ctrlgen.energies.spectral import above_root, down, up
 
 
 class TrainedEnergy(Energy):
@@ -105,16 +108,72 @@ class TrainedEnergy(Energy):
 
     @property
     def properties(self) -> Properties:
-        """The network's constants, in the data's units; dissipativity about the origin of the data."""
-        inner, small, large = self.network.properties, float(self.scale.min()), float(self.scale.max())
+        """The network's constants, in the data's units and about the data's origin.
+
+        With S = diag(scale): ∇²E = S⁻¹ ∇²N S⁻¹. For an `MLPEnergy` N = net + ½c|y|² the confinement is c S⁻² exactly
+        and net(S⁻¹x) has bounds of its own, which count the scale column by column. Dissipativity, with y = S⁻¹(x - o):
+        for an `MLPEnergy`, ⟨x, ∇E⟩ ≥ k|x|² - (|c S⁻² o| + G)|x| with k = c / max scale² and |∇ net(S⁻¹·)| ≤ G;
+        for any N about o = 0, ⟨x, ∇E⟩ = ⟨y, ∇N(y)⟩ ≥ a|y|² - b ≥ a|x|²/max scale² - b;
+        for any N about another o, with u = S⁻¹o and |∇N(y)| ≤ g + K|y| from its Hessian bounds,
+        ⟨x, ∇E⟩ = ⟨y + u, ∇N(y)⟩ ≥ (a/2)|y|² - b - |u|g - |u|²K²/(2a), and |y|² ≥ (|x|²/2 - |o|²)/max scale².
+        """
+        inner = self.network.properties
+        least, largest = Fraction(float(self.scale.min())), Fraction(float(self.scale.max()))
         m, upper = inner.hessian_lower, inner.hessian_upper
-        lower = None if m is None else m / (large if m >= 0 else small) ** 2
-        upper = None if upper is None else upper / (small if upper >= 0 else large) ** 2
-        dissipativity = inner.dissipativity if (self.center == 0).all() and (self.scale == 1).all() else None
-        return Properties(hessian_lower=lower, hessian_upper=upper, dissipativity=dissipativity)
+        lowers = [] if m is None else [Fraction(m) / (largest if m >= 0 else least) ** 2]
+        uppers = [] if upper is None else [Fraction(upper) / (least if upper >= 0 else largest) ** 2]
+        slopes = [] if inner.gradient_bound is None else [Fraction(inner.gradient_bound) / least]
+        dissipativity = None
+        if isinstance(self.network, MLPEnergy) and inner != Properties():
+            known, c = self.network.network_bounds(self.scale), Fraction(self.network.confinement)
+            if known.hessian is not None:
+                lowers.append(Fraction(known.hessian[0]) + c / largest**2)
+                uppers.append(Fraction(known.hessian[1]) + c / least**2)
+            if c == 0:
+                slopes.append(Fraction(known.gradient))
+            else:
+                dissipativity = self._confined(c, known.gradient)
+        elif inner.dissipativity is not None and inner.dissipativity[0] > 0:
+            a, b = map(Fraction, inner.dissipativity)
+            dissipativity = (down(a / largest**2), up(b)) if not self.center.any() else self._moved(a, b, inner)
+        return Properties(
+            hessian_lower=down(max(lowers)) if lowers else None,
+            hessian_upper=up(min(uppers)) if uppers else None,
+            dissipativity=dissipativity,
+            gradient_bound=up(min(slopes)) if slopes else None,
+            oscillation=inner.oscillation,
+        )
+
+    def _confined(self, confinement: Fraction, gradient: float) -> tuple[float, float]:
+        """(a, b) from k|x|² - p|x| ≥ (k/2)|x|² - p²/(2k), with p = |c S⁻² center| + G."""
+        k = confinement / Fraction(float(self.scale.max())) ** 2
+        pulls = [
+            confinement * Fraction(float(o)) / Fraction(float(s)) ** 2
+            for o, s in zip(self.center, self.scale, strict=True)
+        ]
+        push = Fraction(_length(pulls)) + Fraction(gradient)
+        return down(k / 2), up(push**2 / (2 * k))
+
+    def _moved(self, a: Fraction, b: Fraction, inner: Properties) -> tuple[float, float] | None:
+        """(a, b) about the data's origin, from those of the network about its own."""
+        from ctrlgen.energies.algebra import slope_at_origin
+
+        origin = slope_at_origin(self.network)
+        if origin is None or inner.hessian_lower is None or inner.hessian_upper is None:
+            return None
+        growth = Fraction(max(abs(inner.hessian_lower), abs(inner.hessian_upper)))
+        offset = [Fraction(float(o)) for o in self.center]
+        u = Fraction(_length([o / Fraction(float(s)) for o, s in zip(offset, self.scale, strict=True)]))
+        square = Fraction(float(self.scale.max())) ** 2
+        b += u * Fraction(origin) + u**2 * growth**2 / (2 * a) + a * sum(o * o for o in offset) / (2 * square)
+        return down(a / (4 * square)), up(b)
 
     def symbolic(self, states: Any = None):
         raise TypeError(f"{self.name!r} has no symbolic view: it is a network.")
 
     def __repr__(self) -> str:
         return f"TrainedEnergy({self.name!r}, {self.network!r}, temperature={self.temperature:g})"
+
+
+def _length(vector: list[Fraction]) -> float:
+    return above_root(sum((v * v for v in vector), Fraction(0)))

@@ -270,20 +270,21 @@ def _finite_steps(plant: Any, energy: Energy, schedule: Any, state: State, limit
 def warn_if_unstable(plant: ParticlePlant, energy: Energy, x: np.ndarray) -> None:
     """Warn where the step is beyond the plant's stability limit, from the energy's constants or at the start.
 
-    The largest curvature is the established bound, if there is one; else it is measured at some of the particles `x`.
+    An established bound of the curvature rules it out; where it does not, the curvature at some of the particles `x`
+    decides, because the bound may be far from attained (a network's).
     """
     if getattr(plant, "scheme", None) == "mala":
         return  # a step that is too long is rejected, not unstable
-    bound = energy.properties.hessian_upper
-    if bound is not None and not plant.reshapes_curvature:
-        curvature, origin = bound, f"hessian_upper = {bound:.4g}"
-    elif energy.dim <= PROBES:
-        hessian = plant.effective_hessian(energy.hessian(x[:: max(1, len(x) // PROBES)][:PROBES].astype(np.float64)))
-        finite = hessian[np.isfinite(hessian).all(axis=(1, 2))]
-        curvature = float(np.linalg.eigvalsh(finite)[:, -1].max()) if len(finite) else 0.0
-        origin = f"the largest curvature measured at {min(len(x), PROBES)} initial particles"
-    else:
+    bound = None if plant.reshapes_curvature else energy.properties.hessian_upper
+    if bound is not None and (bound <= 0 or plant.step <= plant.stability_limit(bound)):
         return
+    if energy.dim > (PROBES if bound is None else PROBES**2):
+        return
+    probes = min(len(x), max(1, PROBES**3 // max(energy.dim, PROBES) ** 2))
+    hessian = plant.effective_hessian(energy.hessian(x[:: max(1, len(x) // probes)][:probes].astype(np.float64)))
+    finite = hessian[np.isfinite(hessian).all(axis=(1, 2))]
+    curvature = float(np.linalg.eigvalsh(finite)[:, -1].max()) if len(finite) else 0.0
+    origin = f"the largest curvature measured at {probes} initial particles"
     limit = plant.stability_limit(curvature) if curvature > 0 else np.inf
     if plant.step > limit:
         warnings.warn(
