@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Literal
 
-from ctrlgen.certify.pieces import at_least, exact_hessian
+from ctrlgen.certify.pieces import at_least, exact_hessian, recomputed
 from ctrlgen.certify.premise import premise
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
@@ -60,7 +60,7 @@ def _check(energy: Energy, name: str, value: float) -> Callable[[], bool]:
         return partial(at_least, hessian, value)
     if hessian is not None and name == "hessian_upper":
         return lambda: at_least(Fraction(-1) * hessian, -value)
-    return lambda: getattr(energy.properties, name) == value
+    return lambda: getattr(recomputed(energy), name) == value
 
 
 def _name(energy: Energy) -> str:

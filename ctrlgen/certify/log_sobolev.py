@@ -36,7 +36,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ctrlgen.certify.pieces import Piece, Way, formula_of, ways
+from ctrlgen.certify.piece import Piece, Way
+from ctrlgen.certify.pieces import formula_of, ways
 from ctrlgen.certify.premise import missing, premise
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive

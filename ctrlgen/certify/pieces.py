@@ -7,51 +7,28 @@ A piece is convex to some degree, or bounded, or Lipschitz, or several of these;
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from ctrlgen.certify.piece import Piece, Way
+from ctrlgen.certify.wells import cut_polynomial, wells
+from ctrlgen.energies import formulas, gaussian_bounds, network_bounds, observation
 from ctrlgen.energies.algebra import Composition, quadratic_bounds
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import Energy, Properties, default_states
 from ctrlgen.energies.landscapes import DoubleWell, Ring
 from ctrlgen.energies.neural import MLPEnergy
 from ctrlgen.energies.spectral import down, spectrum_bounds, up
-from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
+from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy, read
 from ctrlgen.energies.tails import fractions, tail
 from ctrlgen.energies.trained import TrainedEnergy
+from ctrlgen.formula import rationalise
 
-DEPTHS = (1.01, 1.03, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0, 5.0)  # of the cut of a double well, in units of its minima's t
 MOST_WAYS = 200
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One summand of an energy; None where something is not established.
-
-    Args:
-        name: what it is.
-        convexity: m with ∇² ⪰ m I, of either sign [energy / length²].
-        oscillation: a number that sup - inf does not exceed [energy].
-        gradient: G with |∇| ≤ G [energy / length].
-        check: computes the constants again.
-        hessian: its Hessian, (d, d) of Fractions, where that is constant: such pieces are added first.
-    """
-
-    name: str
-    convexity: float | None = None
-    oscillation: float | None = None
-    gradient: float | None = None
-    check: Callable[[], bool] = field(default=lambda: True, repr=False)
-    hessian: np.ndarray | None = field(default=None, repr=False)
-
-
-Way = tuple[Piece, ...]
 
 
 def ways(energy: Energy, epsilon: float) -> list[Way]:
@@ -74,7 +51,7 @@ def _terms(energy: Energy) -> list[tuple[float, Energy]]:
 
 
 def _with_quadratics_added(pieces: Sequence[Piece], dim: int) -> Way:
-    """The pieces of constant Hessian as one, bounded together."""
+    """The pieces whose Hessian lies above a constant matrix as one, bounded together."""
     flat = [p for p in pieces if p.hessian is not None]
     others = tuple(p for p in pieces if p.hessian is None)
     if not flat:
@@ -82,7 +59,10 @@ def _with_quadratics_added(pieces: Sequence[Piece], dim: int) -> Way:
     total = sum((p.hessian for p in flat if p.hessian is not None), np.zeros((dim, dim), object) * Fraction(0))
     low = quadratic_bounds(total)[0]
     name = " + ".join(p.name for p in flat)
-    return (Piece(name, convexity=low, check=lambda: at_least(total, low), hessian=total), *others)
+    return (
+        Piece(name, convexity=low, check=lambda: at_least(total, low) and all(p.check() for p in flat), hessian=total),
+        *others,
+    )
 
 
 def at_least(matrix: np.ndarray, low: float) -> bool:
@@ -124,13 +104,14 @@ def _cuts(energy: Energy, weight: float, epsilon: float) -> list[Way]:
     elif weight > 0 and isinstance(energy, GaussianMixture):
         out += _mixture(energy, weight, name)
     elif weight > 0 and isinstance(energy, DoubleWell):
-        out += _well(
-            energy.barrier, energy.separation, energy.stiffness if energy.dim > 1 else None, weight, epsilon, name
-        )
+        b, other = Fraction(weight) * Fraction(energy.barrier), Fraction(weight) * Fraction(energy.stiffness)
+        floor = [Fraction(0)] + [other] * (energy.dim - 1)
+        out += wells(b, Fraction(energy.separation) ** 2, epsilon, name, [0], floor)
     elif weight > 0 and isinstance(energy, Ring):
-        height = Fraction(energy.stiffness) * Fraction(energy.radius) ** 2 / 8
-        out += _well(height, energy.radius, None, weight, epsilon, name)
-    elif isinstance(energy, SymbolicEnergy | CallableEnergy):
+        b = Fraction(weight) * Fraction(energy.stiffness) * Fraction(energy.radius) ** 2 / 8
+        everywhere, floor = list(range(energy.dim)), [Fraction(0)] * energy.dim
+        out += wells(b, Fraction(energy.radius) ** 2, epsilon, name, everywhere, floor)
+    elif weight > 0 and isinstance(energy, SymbolicEnergy | CallableEnergy):
         out += _formula(energy, weight, epsilon, name)
     return out
 
@@ -143,11 +124,22 @@ def _name(energy: Energy, weight: float) -> str:
 
 
 def _of_properties(name: str, energy: Energy, weight: float) -> Piece:
-    def scaled() -> tuple[float | None, float | None, float | None]:
-        return _scaled(energy.properties, weight)
+    found = _scaled(energy.properties, weight)
+    return Piece(name, *found, check=lambda: _scaled(recomputed(energy), weight) == found)
 
-    found = scaled()
-    return Piece(name, *found, check=lambda: scaled() == found)
+
+def recomputed(energy: Energy) -> Properties:
+    """The properties, worked out again from the parameters rather than remembered."""
+    forget()
+    return energy.properties
+
+
+def forget() -> None:
+    """Empty what the modules of constants remember."""
+    for module in (formulas, gaussian_bounds, network_bounds, observation):
+        for thing in vars(module).values():
+            if hasattr(thing, "cache_clear"):
+                thing.cache_clear()
 
 
 def _scaled(known: Properties, weight: float) -> tuple[float | None, float | None, float | None]:
@@ -218,78 +210,23 @@ def _mixture(energy: GaussianMixture, weight: float, name: str) -> list[Way]:
     return [(core, rest)]
 
 
-def _well(height: Any, width: Any, stiffness: float | None, weight: float, epsilon: float, name: str) -> list[Way]:
-    """b(t - 1)² with t = |x|²/a² and ½k|x'|² of other states, cut at several depths."""
-    b, square = Fraction(weight) * Fraction(height), Fraction(width) ** 2
-    other = None if stiffness is None else Fraction(weight) * Fraction(stiffness)
-    return [_cut_well(b, square, other, Fraction(depth), name) for depth in _depths(float(b), epsilon)]
-
-
-def _depths(height: float, epsilon: float) -> tuple[float, ...]:
-    """Where to cut: fixed ones, and that for which (s - 1) exp(-b s²/ε) is largest."""
-    return (*DEPTHS, (1 + math.sqrt(1 + 2 * epsilon / height)) / 2)
-
-
-def _cut_well(b: Fraction, square: Fraction, other: Fraction | None, s: Fraction, name: str) -> Way:
-    """b(t - 1)² is convex + bounded: for s > 1, b[(t - s)₊² + 2(s - 1)t] and the rest.
-
-    (t - s)₊² is a rising convex function of a convex one, so the first has the Hessian 4b(s - 1)/a² at least. The rest
-    is b(1 - s²) for t ≥ s and b[(t - s)² + 1 - s²] below, t ≥ 0, so it oscillates by b s².
-    """
-    bend = 4 * b * (s - 1) / square
-    bend = bend if other is None else min(bend, other)
-    low, high = down(bend), up(b * s**2)
-
-    def check() -> bool:
-        t, c = sp.symbols("t c")
-        same = sp.expand((t - 1) ** 2 - ((t - c) ** 2 + 2 * (c - 1) * t) - (1 - c**2)) == 0
-        inside = sp.expand((t - 1) ** 2 - 2 * (c - 1) * t - ((t - c) ** 2 + 1 - c**2)) == 0
-        return same and inside and s > 1 and b > 0 and Fraction(low) <= bend and Fraction(high) >= b * s**2
-
-    where = f"{name}, cut at t = {float(s):.4g}"
-    return (
-        Piece(f"convex part of {where}", convexity=low, check=check),
-        Piece(f"bounded part of {where}", oscillation=high, check=check),
-    )
-
-
 def _formula(energy: SymbolicEnergy | CallableEnergy, weight: float, epsilon: float, name: str) -> list[Way]:
-    """Polynomial terms, and the others one by one; a quartic of one state is cut like a double well."""
-    read = formula_of(energy)
-    if read is None or weight < 0:
+    """Polynomial terms, cut as `cut_polynomial` knows how, and the others one by one."""
+    found = formula_of(energy)
+    if found is None:
         return []
-    from ctrlgen.formula import rationalise
-
-    expr, states = read
-    expr = sp.expand(rationalise(expr))
-    terms = sp.Add.make_args(expr)
+    expr, states = sp.expand(rationalise(found[0])), found[1]
+    terms = [t for t in sp.Add.make_args(expr) if t.free_symbols]
     smooth = sp.Add(*(t for t in terms if t.is_polynomial(*states)))
-    rest = [t for t in terms if not t.is_polynomial(*states) and t.free_symbols]
-    others = [_of_properties(f"{_name(part, weight)}", part, weight)
-              for part in (SymbolicEnergy(t, states) for t in rest)]  # fmt: skip
-    out: list[Way] = []
-    if rest and smooth.free_symbols:
-        core = _cuts(SymbolicEnergy(smooth, states), weight, epsilon)
-        out += [(*way, *others) for way in core]
-    elif not rest and len(states) == 1:
-        out += _quartic(smooth, states[0], weight, epsilon, name)
-    return out
-
-
-def _quartic(expr: Any, x: sp.Symbol, weight: float, epsilon: float, name: str) -> list[Way]:
-    """A(y⁴) + p y² + linear, with y = x - shift and p < 0, is b(y²/a² - 1)² and a linear function."""
-    poly = sp.Poly(expr, x)
-    if poly.degree() != 4 or not all(c.is_Rational for c in poly.all_coeffs()) or poly.LC() <= 0:
+    parts = [SymbolicEnergy(t, states) for t in terms if not t.is_polynomial(*states)]
+    others = [_of_properties(_name(part, weight), part, weight) for part in parts]
+    if not smooth.free_symbols:
         return []
-    shift = -poly.coeff_monomial(x**3) / (4 * poly.LC())
-    moved = sp.Poly(sp.expand(expr.subs(x, x + shift)), x)
-    bend, lead = moved.coeff_monomial(x**2), moved.LC()
-    if bend >= 0:
-        return []
-    height, width = bend**2 / (4 * lead), -bend / (2 * lead)
-    b = Fraction(weight) * Fraction(int(height.p), int(height.q))
-    square = Fraction(int(width.p), int(width.q))
-    return [_cut_well(b, square, None, Fraction(depth), name) for depth in _depths(float(b), epsilon)]
+    factor = sp.Rational(*float(weight).as_integer_ratio())
+    core = cut_polynomial(sp.expand(factor * smooth), states, epsilon, name)
+    if parts:
+        core += _cuts(SymbolicEnergy(smooth, states), weight, epsilon)[:1]
+    return [(*way, *others) for way in core]
 
 
 def formula_of(energy: Energy) -> tuple[Any, tuple] | None:
@@ -297,8 +234,6 @@ def formula_of(energy: Energy) -> tuple[Any, tuple] | None:
     if isinstance(energy, SymbolicEnergy):
         return energy.field.formula(), energy.field.states
     if isinstance(energy, CallableEnergy):
-        from ctrlgen.energies.symbolic import read
-
         field = read(energy.function, energy.dim)
         return None if field.expr is None else (field.expr, field.states)
     if isinstance(energy, DoubleWell | Ring):

@@ -119,11 +119,11 @@ def test_what_is_not_decided_says_why():
 
 
 def test_a_rate_is_measured_where_none_is_proved():
-    energy = cg.SymbolicEnergy("x**4/4 - cos(x)", ["x"])  # flat bottom: no strong convexity
+    energy = cg.Banana(scale=1.0, curvature=0.5)
     verdict = verify(energy, 0.5, cg.Langevin(0.5, 0.01))
     assert verdict.status is cg.Status.SAMPLED
-    grid = cg.FokkerPlanckGrid([(-5, 5)], (800,), 0.5)
-    assert verdict.rate == pytest.approx(-2 * grid.spectrum(energy, 1)[0], rel=2e-3)
+    grid = cg.FokkerPlanckGrid([(-4.5, 4.5), (-5, 11)], (120, 160), 0.5, flux="curved")
+    assert verdict.rate == pytest.approx(-2 * grid.spectrum(energy, 1)[0], rel=5e-3)
     assert verdict.measured.error < 0.01 * verdict.rate
     assert "measured" in repr(verdict)
     assert not verdict.recheck()

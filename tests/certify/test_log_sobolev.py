@@ -44,6 +44,13 @@ WITHIN = {
         0.7,
         7,
     ),
+    "sextic": (symbolic("x**6/6 - x**4/2 + x**2/4"), 1.0, 3),
+    "flat bottom": (symbolic("x**4/4"), 1.0, 4),
+    "coupled wells": (symbolic("(x**2 - 1)**2 + (y**2 - 1)**2 + x*y/2", "x", "y"), 1.0, 3),
+    "crossed wells": (symbolic("(x**2 - 1)**2 + (y**2 - 1)**2 + x**2*y**2", "x", "y"), 1.0, 3),
+    "flat bottom and a wave": (symbolic("x**4/4 - cos(x)"), 1.0, 4),
+    "well and bowl": (cg.DoubleWell() + 0.3 * cg.Quadratic([[1.0, 0.4], [0.4, 1.0]]), 0.8, 4),
+    "soft walls": (cg.DoubleWell(stiffness=0.2), 1.0, 9),
     "callable": (cg.CallableEnergy(lambda x: jnp.sum(x**2) + 0.3 * jnp.cos(2 * x[0]), 1), 0.4, 4),
 }
 
@@ -82,6 +89,33 @@ def test_the_best_cut_of_a_double_well_is_found():
     assert found == pytest.approx(best, rel=1e-6)
     formula = symbolic("1.3*((x/0.8)**2 - 1)**2")
     assert log_sobolev(formula, temperature).constant == pytest.approx(best, rel=1e-6)
+
+
+def test_wells_of_several_states_are_cut_one_by_one():
+    coupling, temperature = 0.5, 0.8
+    energy = symbolic(f"(x**2 - 1)**2 + 2*(y**2 - 1)**2 + {coupling}*x*y", "x", "y")
+    best = 0.0
+    for s in np.linspace(1.001, 3, 120):
+        for t in np.linspace(1.001, 3, 120):
+            lowest = np.linalg.eigvalsh([[4 * (s - 1), coupling], [coupling, 8 * (t - 1)]])[0]
+            best = max(best, lowest / temperature * np.exp(-(s**2 + 2 * t**2) / temperature))
+    found = log_sobolev(energy, temperature)
+    assert 0.3 * best < found.constant <= best * (1 + 1e-3)  # it does not try all pairs of depths
+    assert found.recheck()
+
+
+def test_outside_a_ball_convexity_is_proved_before_it_is_used():
+    verdict = log_sobolev(symbolic("x**6/6 - x**4/2 + x**2/4"), 1.0)
+    convex, bounded = (step.claim.text for step in verdict.steps[:2])
+    assert "made convex inside" in convex
+    n, rise = (float(text.split()[-2 if text.endswith("I") else -1]) for text in (convex, bounded))
+    assert verdict.constant == pytest.approx(n * math.exp(-rise), rel=1e-5)
+    k = 2.5 - 5 * (0.6**2 - 0.6) - 3.0  # E'' = 5x⁴ - 6x² + ½ is lowest at x² = 0.6: -1.3
+    assert k == pytest.approx(0.7)
+    radius = float(convex.split("|x| = ")[1].split(":")[0])
+    outside = np.linspace(radius, 5, 1000)
+    m = (5 * outside**4 - 6 * outside**2 + 0.5).min()
+    assert rise >= 0.5 * (1.3 + n) * radius**2 * (1 + (1.3 + n) / (m - n)) * (1 - 1e-2)
 
 
 def test_a_bounded_perturbation_costs_its_oscillation():
@@ -137,8 +171,7 @@ def test_what_is_missing_is_said():
     assert funnel.constant is None
     assert "Funnel" in funnel.reason
     assert "hessian" in funnel.reason.lower()
-    flat = log_sobolev(symbolic("x**4/4 - cos(x)"), 1.0)
-    assert flat.status is cg.Status.UNDECIDED
+    assert log_sobolev(cg.Banana(), 1.0).status is cg.Status.UNDECIDED
     trained = log_sobolev(cg.load_energy("two_moons"), 1.0)
     assert trained.status is cg.Status.UNDECIDED
     assert trained.constant is None
