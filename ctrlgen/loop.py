@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
+
+if TYPE_CHECKING:
+    from ctrlgen.certify.verdict import Verdict
 
 CALL_SECONDS = 0.2  # a compiled call aims at this: short enough for the progress bar and for Ctrl-C
 
@@ -35,8 +38,32 @@ class Moment:
     energy: Energy
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from, as a stopping rule sees it before any work is done.
+
+    Args:
+        plant, energy: of the closed loop.
+        initial: what `simulate` was given: particles, masses, a distribution.
+        steps: how many the run may take.
+        step: time per step.
+        schedule: t -> factor on the temperature; None when static.
+    """
+
+    plant: Plant
+    energy: Energy
+    initial: Any
+    steps: int
+    step: float
+    schedule: Callable | None = None
+
+
 class Monitor(Protocol):
-    """A stopping rule at work on one run."""
+    """A stopping rule at work on one run.
+
+    It is asked at every interval of its rule and at the last step; or, where it has an attribute `due` that is not
+    None, at the steps listed there, which is looked up anew after every answer.
+    """
 
     def check(self, now: Moment) -> str | None:
         """Why to stop now, or None to go on."""
@@ -44,6 +71,10 @@ class Monitor(Protocol):
 
     def unmet(self) -> str:
         """What to say of the rule when the run ended without it."""
+        ...
+
+    def verdict(self) -> Verdict:
+        """What is known of KL at the step where the run ended; UNDECIDED when the rule was not met."""
         ...
 
 
@@ -55,8 +86,12 @@ class StoppingRule(Protocol):
         """Time between checks; None for a hundredth of the duration."""
         ...
 
-    def monitor(self) -> Monitor:
-        """A fresh monitor, for one run."""
+    def monitor(self, start: Start) -> Monitor:
+        """A fresh monitor, for one run.
+
+        Raises:
+            ValueError: the rule cannot judge this loop; it says what is missing.
+        """
         ...
 
 
@@ -134,14 +169,14 @@ class ClosedLoop:
             duration: how long [time]; rounded up to whole steps.
             key: seed of the noise, an integer or a JAX key.
             record: how many densities to keep, start and end included, at least 2.
-            stop: a stopping rule from `ctrlgen.stopping`.
+            stop: a stopping rule from `ctrlgen.stopping`; what it knows of KL at the end is `response.certificate`.
             progress: show a progress bar.
             particles: how many to draw when `initial` is a distribution.
             dtype: float32 or float64, of particles.
             throw: raise DivergenceError instead of returning a diverged response.
 
         Raises:
-            ValueError: an argument does not fit, before any work is done.
+            ValueError: an argument does not fit, or the rule cannot judge this loop, before any work is done.
             DivergenceError: the run left the finite numbers, and throw=True.
         """
         duration = positive("duration", duration)
@@ -151,26 +186,28 @@ class ClosedLoop:
             raise TypeError(f"stop must be a rule from ctrlgen.stopping, or None; got {type(stop).__name__}.")
         schedule = None if self.schedule == "static" else self.schedule
         began = time.perf_counter()
-        own_step = getattr(self.plant, "step", None)
-        run = self.plant.start(
-            self.controller, initial, step=own_step or duration / (record - 1), key=key, particles=particles,
-            schedule=schedule, dtype=dtype,
+        step = float(getattr(self.plant, "step", None) or duration / (record - 1))
+        start = Start(
+            plant=self.plant, energy=self.controller, initial=initial, step=step, schedule=schedule,
+            steps=max(1, int(np.ceil(duration / step - 1e-6))),
         )  # fmt: skip
-        steps = max(1, int(np.ceil(duration / run.step - 1e-6)))
-        return _Simulation(self, run, schedule, steps, record, stop, progress).run(began, throw)
+        monitor = None if stop is None else stop.monitor(start)
+        run = self.plant.start(
+            self.controller, initial, step=step, key=key, particles=particles, schedule=schedule, dtype=dtype
+        )
+        return _Simulation(start, run, record, stop, monitor, progress).run(began, throw)
 
 
 class _Simulation:
     """One call of `simulate` under way."""
 
-    def __init__(self, loop: ClosedLoop, run: Run, schedule: Any, steps: int, record: int, stop: Any, progress: bool):
-        self.loop, self.state, self.schedule, self.steps, self.progress = loop, run, schedule, steps, progress
-        self.records = {int(k) for k in np.round(np.linspace(0, steps, min(record, steps + 1)))}
-        self.monitor = None if stop is None else stop.monitor()
-        self.checks: set[int] = set()
+    def __init__(self, start: Start, run: Run, record: int, stop: Any, monitor: Monitor | None, progress: bool):
+        self.begin, self.state, self.steps, self.progress = start, run, start.steps, progress
+        self.records = {int(k) for k in np.round(np.linspace(0, self.steps, min(record, self.steps + 1)))}
+        self.rule, self.monitor, self.every = stop, monitor, self.steps
         if stop is not None:
-            interval = stop.interval or steps * run.step / 100
-            self.checks = {*range(0, steps + 1, max(1, round(interval / run.step))), steps} - {0}
+            interval = stop.interval or self.steps * start.step / 100
+            self.every = max(1, round(interval / start.step))
         self.kept: list[tuple[int, Any]] = [(0, run.snapshot())]
 
     def run(self, began: float, throw: bool) -> Response:
@@ -189,24 +226,29 @@ class _Simulation:
             elif reason is not None:
                 status, stopped_at = "stopped", self.state.done * self.state.step
                 message = f"{reason} (step {self.state.done}, t = {stopped_at:g})"
-        if self.monitor is not None and status != "stopped":
-            message += f"; {self.monitor.unmet()}"
-        response = self._response(status, message, stopped_at, began)
+        certificate = None
+        if self.monitor is not None:
+            certificate = self.monitor.verdict()
+            if status == "stopped":
+                message += f"; known of the law there: {certificate.claim} [{certificate.status.name}]"
+            else:
+                message += f"; {self.monitor.unmet()}"
+                certificate = replace(certificate, reason=message)
+        response = self._response(status, message, stopped_at, began, certificate)
         if status == "diverged" and throw:
             raise DivergenceError(message, response)
         return response
 
     def _advance(self) -> str | None:
         """Go from event to event until the end, a failure, or a reason to stop, which is returned."""
-        events = sorted((self.records | self.checks) - {0})
+        events = sorted(self.records - {0})
         limit, first = 32, True  # steps a call may take; adapted to the time it takes
         with self._bar() as bar:
             while self.state.done < self.steps:
                 start = self.state.done
-                ends = [e for e in events if start < e <= start + limit] or [start + limit]
-                ends = [min(e, self.steps) for e in ends]
-                if any(e in self.checks for e in ends):
-                    ends = ends[: next(i for i, e in enumerate(ends) if e in self.checks) + 1]
+                check = self._next_check()
+                ends = sorted({e for e in [*events, check] if start < e <= start + limit}) or [start + limit]
+                ends = [e for e in ends if e <= check and e <= self.steps] or [min(start + limit, self.steps)]
                 clock = time.perf_counter()
                 snapshots = self.state.advance(np.diff([start, *ends]).tolist())
                 seconds = time.perf_counter() - clock
@@ -216,7 +258,7 @@ class _Simulation:
                 bar.update(self.state.done - start)
                 if self.state.failure() is not None:
                     return None
-                if ends[-1] in self.checks and self.monitor is not None:
+                if ends[-1] == check and self.monitor is not None:
                     reason = self.monitor.check(self._moment(ends[-1], snapshots[-1]))
                     if reason is not None:
                         return reason
@@ -225,10 +267,19 @@ class _Simulation:
                 first = False
         return None
 
+    def _next_check(self) -> float:
+        """The next step at which the rule is asked; ∞ when it is not."""
+        if self.monitor is None:
+            return np.inf
+        done, due = self.state.done, getattr(self.monitor, "due", None)
+        if due is not None:
+            return min((k for k in due if k > done), default=np.inf)
+        return min((done // self.every + 1) * self.every, self.steps)
+
     def _moment(self, step: int, snapshot: Any) -> Moment:
-        now = step * self.state.step
-        factor = 1.0 if self.schedule is None else float(np.max(np.asarray(self.schedule(now))))
-        return Moment(now, step, snapshot, factor, self.loop.plant, self.loop.controller)
+        now, schedule = step * self.state.step, self.begin.schedule
+        factor = 1.0 if schedule is None else float(np.max(np.asarray(schedule(now))))
+        return Moment(now, step, snapshot, factor, self.begin.plant, self.begin.energy)
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -244,14 +295,16 @@ class _Simulation:
             f"The response ends at step {self.state.done}. A step below {self.state.step:g} is the usual remedy."
         )
 
-    def _response(self, status: Status, message: str, stopped_at: float | None, began: float) -> Response:
+    def _response(
+        self, status: Status, message: str, stopped_at: float | None, began: float, certificate: Verdict | None
+    ) -> Response:
         final = self.state.snapshot()
         if self.kept[-1][0] < self.state.done:
             self.kept.append((self.state.done, final))
         marks, snapshots = zip(*self.kept, strict=True)
         return Response(
-            plant=self.loop.plant,
-            energy_block=self.loop.controller,
+            plant=self.begin.plant,
+            energy_block=self.begin.energy,
             time=np.array(marks) * self.state.step,
             snapshots=snapshots,
             final=final,
@@ -260,8 +313,11 @@ class _Simulation:
             stopped_at=stopped_at,
             steps=self.state.done,
             seconds=time.perf_counter() - began,
-            schedule=self.schedule,
+            schedule=self.begin.schedule,
             acceptance=getattr(self.state, "acceptance", None),
+            certificate=certificate,
+            rule=None if self.rule is None else type(self.rule).__name__,
+            initial=self.begin.initial,
         )
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import control
     import xarray
 
+    from ctrlgen.certify.verdict import Verdict
+
 Status = Literal["completed", "stopped", "diverged", "interrupted"]
 
 
@@ -45,6 +47,10 @@ class Response:
         steps: steps taken.
         seconds: wall time, compilation included.
         acceptance: fraction of proposals accepted, for schemes that propose; else None.
+        certificate: what the stopping rule knows of KL at the last step, a verdict: PROVED or SAMPLED where it was
+            met, UNDECIDED with the reason where it was not; None when there was no rule.
+        rule: the name of the stopping rule, or None.
+        initial: what the run was started from, as `simulate` was given it.
     """
 
     plant: Plant
@@ -59,6 +65,9 @@ class Response:
     seconds: float
     schedule: Callable | None = None
     acceptance: float | None = None
+    certificate: Verdict | None = field(default=None, repr=False)
+    rule: str | None = None
+    initial: Any = field(default=None, repr=False)
 
     @property
     def states(self) -> np.ndarray:

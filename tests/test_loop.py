@@ -154,7 +154,8 @@ class AfterSteps:
     def __init__(self, when):
         self.when, self.checked = when, []
 
-    def monitor(self):
+    def monitor(self, start):
+        self.start = start
         return self
 
     def check(self, now):
@@ -163,6 +164,10 @@ class AfterSteps:
 
     def unmet(self):
         return "the rule was not met"
+
+    def verdict(self):
+        status = cg.Status.SAMPLED if self.checked and self.checked[-1] * LOOP.plant.step >= self.when - 1e-9 else None
+        return cg.Verdict(claim="t is late", status=status or cg.Status.UNDECIDED, method="clock", reason="own words")
 
 
 @pytest.mark.parametrize("record", [2, 50])
@@ -173,7 +178,14 @@ def test_a_rule_stops_the_run_where_it_says(record):
     assert response.stopped_at == pytest.approx(1.0)
     assert response.steps == 50
     assert rule.checked == list(range(5, 51, 5))
-    assert "t reached 1 (step 50, t = 1)" in response.message
+    assert "t reached 1 (step 50, t = 1); known of the law there: t is late [SAMPLED]" in response.message
+    assert response.message in str(response)
+    assert (response.rule, response.certificate.status) == ("AfterSteps", cg.Status.SAMPLED)
+    assert response.certificate.reason == "own words"
+    start = rule.start
+    assert (start.plant, start.energy, start.steps, start.step) == (LOOP.plant, LOOP.controller, 250, 0.02)
+    assert start.initial is START
+    assert response.initial is START
     np.testing.assert_array_equal(response.final, LOOP.simulate(START, 1.0, key=4).final)
     assert response.time[-1] == pytest.approx(1.0)
 
@@ -183,6 +195,52 @@ def test_a_rule_that_is_not_met_says_so():
     assert response.status == "completed"
     assert response.stopped_at is None
     assert "the rule was not met" in response.message
+    assert response.certificate.status is cg.Status.UNDECIDED
+    assert response.certificate.reason == response.message == "ran its 50 steps; the rule was not met"
+    plain = LOOP.simulate(START, 0.1)
+    assert (plain.rule, plain.certificate) == (None, None)
+
+
+class Due(AfterSteps):
+    """A rule that names the steps at which it wants to be asked, one after the other."""
+
+    due = (3,)
+
+    def check(self, now):
+        self.checked.append(now.step)
+        self.due = {3: (4,), 4: (41, 17), 17: ()}[now.step]
+
+
+def test_a_rule_may_name_its_steps():
+    rule = Due(9.0)
+    response = LOOP.simulate(START, 1.0, stop=rule, record=4)
+    assert rule.checked == [3, 4, 17]
+    assert (response.status, response.steps) == ("completed", 50)
+    late = Due(9.0)
+    late.due = (1000,)
+    assert LOOP.simulate(START, 1.0, stop=late).status == "completed"
+    assert late.checked == []
+
+
+class Refuses(AfterSteps):
+    def monitor(self, start):
+        raise ValueError(f"no rule for {type(start.plant).__name__}")
+
+
+def test_a_rule_refuses_before_any_work(monkeypatch):
+    monkeypatch.setattr(cg.Langevin, "start", lambda *a, **k: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match="no rule for Langevin"):
+        LOOP.simulate(START, 1.0, stop=Refuses(1.0))
+
+
+def test_a_rule_of_a_run_that_failed_says_how_it_ended():
+    quartic = cg.SymbolicEnergy("x**4", ["x"])
+    with pytest.warns(UserWarning, match="beyond the stability limit"):
+        response = cg.ClosedLoop(cg.GradientFlow(0.01), quartic).simulate([[30.0]], 1.0, stop=AfterSteps(9.0))
+    assert response.status == "diverged"
+    assert response.certificate.status is cg.Status.UNDECIDED
+    assert "no longer finite" in response.certificate.reason
+    assert "the rule was not met" in response.certificate.reason
 
 
 def test_memory_does_not_grow_with_the_steps():
