@@ -16,12 +16,12 @@ import sympy as sp
 from ctrlgen.certify.build import check_domain
 from ctrlgen.certify.premise import premise
 from ctrlgen.certify.transport import (
-    BATCH,
     BITS,
     SIDE,
     NotZero,
     OutsideError,
     Transport,
+    batch,
     centres,
     descent,
     formula_of,
@@ -293,11 +293,12 @@ def _points(transport: Transport, deadline: Deadline) -> Iterator[tuple[np.ndarr
 
 def _likely(transport: Transport, simple: np.ndarray, deadline: Deadline) -> np.ndarray:
     """Points (n, d) from a search in float64."""
-    starts = _starts(transport, BATCH - len(simple))
+    together = batch(transport.energy.dim)
+    starts = _starts(transport, together - len(simple))
     low = _descended(transport, np.concatenate([simple, starts]), deadline)
     near = np.apply_along_axis(_short, 1, low)
     x = np.concatenate([simple, near, low, starts])
-    every = [transport.floats(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]
+    every = [transport.floats(x[i : i + together]) for i in range(0, len(x), together)]
     value, size, uphill = (np.concatenate(columns) for columns in zip(*every, strict=True))
     good = transport.contains(x) & np.isfinite(value) & np.isfinite(size)
     typical = float(np.median(abs(value[good]))) if good.any() else 0.0
@@ -327,7 +328,7 @@ def _simple(transport: Transport) -> np.ndarray:
     if transport.domain is not None:
         inner = np.array([float(v) for v in transport.domain.interior_point(transport.states)])
         out = [*(x for x in out[:2] if transport.contains(x[None])[0]), inner, *out[2:]]
-    return np.stack(out[: BATCH // 4])
+    return np.stack(out[: batch(transport.energy.dim) // 4])
 
 
 def _starts(transport: Transport, n: int) -> np.ndarray:

@@ -27,7 +27,6 @@ from ctrlgen.formula import rationalise
 from ctrlgen.prove.claim import Claim, Deadline
 
 BITS, RECHECK_BITS = 128, 256
-BATCH = 128  # points that are looked at in float64 together
 SIDE, RECHECK_SIDE = 64, 100  # 2^-SIDE is half a side of the box on which E is looked at
 
 
@@ -210,8 +209,13 @@ def jet_of(energy: Energy) -> Any:
     return TracedJet(energy.potential, energy.dim)
 
 
+def batch(dim: int) -> int:
+    """How many points are looked at in float64 together."""
+    return 128 if dim <= 8 else 32
+
+
 def descent(energy: Energy, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E and ∇E at up to BATCH points (n, d), in float64."""
+    """E and ∇E at up to `batch` points (n, d), in float64."""
     value, slope = energy._evaluate(_both, _filled(x))
     return np.asarray(value)[: len(x)], np.asarray(slope)[: len(x)]
 
@@ -221,8 +225,8 @@ def _laplacian(energy: Energy, x: np.ndarray) -> np.ndarray:
 
 
 def _filled(x: np.ndarray) -> np.ndarray:
-    """BATCH points, the last one repeated: so that each function is compiled once."""
-    return np.concatenate([x, np.repeat(x[-1:], BATCH - len(x), axis=0)])
+    """`batch` points, the last one repeated: so that each function is compiled once."""
+    return np.concatenate([x, np.repeat(x[-1:], batch(x.shape[1]) - len(x), axis=0)])
 
 
 def _both(energy: Energy, x: Any) -> tuple[Any, Any]:

@@ -53,16 +53,14 @@ def reading(value: float) -> arb:
 class _BothReadings(_Watching):
     """Balls in which a float is what `reading` says, which know of open branches, and which heed a deadline."""
 
-    def __init__(self, deadline: Deadline):
-        super().__init__()
-        self._deadline = deadline
+    deadline: Deadline
 
     def number(self, value):
         value = float(value)
         return reading(value) if np.isfinite(value) else super().number(value)
 
     def check(self, array):
-        if self._deadline.over:
+        if self.deadline.over:
             raise TimeoutError
 
 
@@ -89,6 +87,7 @@ class TracedJet:
         try:
             plain = primitives_only(trace(function, (dim,)))
             self._closed = trace(jet, (dim,))
+            self._domain = _BothReadings()  # it keeps the constants, which are the same at every precision
         except Unsupported:
             raise
         except Exception as error:  # the user's own code runs here
@@ -96,7 +95,8 @@ class TracedJet:
 
     def around(self, box: Sequence[arb], bits: int, deadline: Deadline) -> tuple[list[arb], arb]:
         """See `Jet`. The value is enclosed too: a jump has no derivative to show it."""
-        domain = _BothReadings(deadline)
+        domain = self._domain
+        domain.open, domain.deadline = False, deadline
         argument = np.empty(len(box), dtype=object)
         argument[:] = list(box)
         with ctx.workprec(bits):

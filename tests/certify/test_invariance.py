@@ -11,7 +11,7 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen.certify.invariance import not_invariant
-from ctrlgen.certify.transport import identity_holds
+from ctrlgen.certify.transport import batch, identity_holds
 from ctrlgen.precision import float64
 from tests.energies.family import FAMILY
 
@@ -36,7 +36,7 @@ def residual(energy, x, temperature, drift=None, noise=0.0):
     """The quantity by JAX's autodiff, in float64."""
 
     def derivatives(e):
-        at = np.tile(x, (128, 1))  # as many points as the search looks at together: compiled already
+        at = np.tile(x, (batch(e.dim), 1))  # as many points as the search looks at together: compiled already
         return e.gradient(at)[0], e.laplacian(at)[0] if e.dim <= 64 else np.trace(e.hessian(x))
 
     g, laplacian = derivatives(energy)
