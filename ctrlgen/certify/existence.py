@@ -47,5 +47,5 @@ def refuse_without_gibbs(energy: Energy) -> None:
 
 def _tail(energy: Energy) -> Tail | None:
     if isinstance(energy, Composition):
-        return total(energy.terms, energy.weights)
+        return total(energy.terms, energy.weights.tolist())
     return tail(energy)

@@ -238,9 +238,9 @@ def _of_factors(energy: Energy, epsilon: float, deadline: Deadline) -> _Proof | 
         lambda: not sp.expand(expr - sum(part for part, _ in groups)).free_symbols, "symbolic",
     )]  # fmt: skip
     for proof in proofs:
-        value = _down(proof.log_constant())
+        low = _down(proof.log_constant())
         facts += proof.facts
-        facts.append(premise(f"α of a factor ≥ {math.exp(value):.6g}", proof.rule, _again(proof, value), "interval"))
+        facts.append(premise(f"α of a factor ≥ {math.exp(low):.6g}", proof.rule, _again(proof, low), "interval"))
 
     def value() -> Any:
         values = [p.log_constant() for p in proofs]

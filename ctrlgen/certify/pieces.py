@@ -24,7 +24,7 @@ from ctrlgen.energies.landscapes import DoubleWell, Ring
 from ctrlgen.energies.neural import MLPEnergy
 from ctrlgen.energies.spectral import down, spectrum_bounds, up
 from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy, read
-from ctrlgen.energies.tails import fractions, tail
+from ctrlgen.energies.tails import exact_diagonal, fractions, tail
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.formula import rationalise
 
@@ -68,7 +68,7 @@ def _with_quadratics_added(pieces: Sequence[Piece], dim: int) -> Way:
 def at_least(matrix: np.ndarray, low: float) -> bool:
     """Is matrix - low I positive semidefinite? By exact elimination, or, where that is too long, by balls."""
     n = len(matrix)
-    shifted = matrix - np.diag([Fraction(low)] * n)
+    shifted = matrix - exact_diagonal([Fraction(low)] * n)
     if n > 24:
         from flint import arb, ctx, fmpq
 
@@ -158,8 +158,7 @@ def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> 
     hessian = np.zeros((energy.dim, energy.dim), object) * Fraction(0) + np.diag(w * c / s**2)
     least = min(s)
 
-    def bounds() -> tuple[float | None, float | None]:
-        known = energy.properties
+    def bounds(known: Properties) -> tuple[float | None, float | None]:
         own = known.hessian_lower if weight >= 0 else known.hessian_upper
         slope = energy.network_gradient_bound
         bend = None if own is None else w * (Fraction(own) - c)
@@ -168,8 +167,8 @@ def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> 
             None if slope is None else up(abs(w) * Fraction(slope) / least),
         )
 
-    found = bounds()
-    network = Piece(f"network of {name}", found[0], None, found[1], check=lambda: bounds() == found)
+    found = bounds(energy.properties)
+    network = Piece(f"network of {name}", found[0], None, found[1], check=lambda: bounds(recomputed(energy)) == found)
     return Piece(f"confinement of {name}", hessian=hessian), network
 
 

@@ -139,7 +139,7 @@ def _refuse_without_gibbs(energy: Composition) -> None:
         return
     from ctrlgen.energies.tails import escape, total
 
-    tail = total(energy.terms, energy.weights)
+    tail = total(energy.terms, energy.weights.tolist())
     found = None if tail is None else escape(tail)
     if found is not None:
         where = np.array2string(found.direction, precision=4, threshold=8)
@@ -173,8 +173,11 @@ def _parts(energy: Composition) -> list[tuple[float, Properties, Callable[[], fl
     quadratics = [(w, t) for w, t in terms if isinstance(t, Quadratic)]
     if len(quadratics) < 2:
         return [(w, t.properties, partial(slope_at_origin, t)) for w, t in terms]
-    precision = sum(Fraction(w) * _exact(t.precision) for w, t in quadratics)
-    push = sum(Fraction(w) * (_exact(t.precision) @ _exact(t.mean)) for w, t in quadratics)
+    precision = _exact(np.zeros((energy.dim, energy.dim)))
+    push = precision[0]
+    for w, t in quadratics:
+        precision = precision + Fraction(w) * _exact(t.precision)
+        push = push + Fraction(w) * (_exact(t.precision) @ _exact(t.mean))
     low, high = quadratic_bounds(precision)
     force = above_root(sum((v * v for v in push), Fraction(0)))
     whole = Properties(hessian_lower=low, hessian_upper=high, dissipativity=(low, 0.0) if force == 0 else None)

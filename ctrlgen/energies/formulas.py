@@ -52,7 +52,7 @@ def formula_properties(expr: Any, states: tuple) -> Properties:
 
 def least_eigenvalue(
     matrix: sp.MatrixBase, states: tuple, seconds: float = SECONDS
-) -> tuple[sp.Rational, list[tuple[Claim, Outcome]]] | None:
+) -> tuple[Any, list[tuple[Claim, Outcome]]] | None:
     """A rational b with matrix ⪰ b I everywhere, and the claims that prove it; None where none was found.
 
     The polynomial part is bounded by an engine, the rest by Gershgorin's discs of its entries' ranges.
@@ -68,7 +68,7 @@ def least_eigenvalue(
     def make(b: sp.Rational) -> Claim:
         return Claim(text=f"P ⪰ {b} I", states=states, matrix=poly - b * sp.eye(n), strict=False)
 
-    if all(entry.is_number for entry in poly):
+    if all(sp.sympify(entry).is_number for entry in poly):
         estimate = float(np.linalg.eigvalsh(np.array(poly, float))[0])
     elif _falls(poly, states):
         return None

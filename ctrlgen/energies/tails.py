@@ -95,14 +95,14 @@ def _(energy: GaussianMixture) -> Tail | None:
     shared = (energy.covariances == covariance).all()
     if not shared or not (covariance == np.diag(np.diag(covariance))).all():
         return None
-    inverse = np.diag([Fraction(energy.temperature) / Fraction(float(v)) for v in np.diag(covariance)])
-    return Tail(_square(inverse), _zeros(energy.dim), exact=False)
+    inverse = exact_diagonal([Fraction(energy.temperature) / Fraction(float(v)) for v in np.diag(covariance)])
+    return Tail(inverse, _zeros(energy.dim), exact=False)
 
 
 @tail.register
 def _(energy: MLPEnergy) -> Tail:
     return Tail(
-        _square(np.diag([Fraction(energy.confinement)] * energy.dim)), _zeros(energy.dim), exact=False
+        exact_diagonal([Fraction(energy.confinement)] * energy.dim), _zeros(energy.dim), exact=False
     )  # a network is Lipschitz
 
 
@@ -265,6 +265,14 @@ def _rational(value: Any) -> Any:
     import sympy as sp
 
     return sp.Rational(value.numerator, value.denominator)
+
+
+def exact_diagonal(values: Sequence[Fraction]) -> np.ndarray:
+    """A diagonal matrix of Fractions."""
+    out = _square(np.zeros((len(values), len(values))))
+    for i, value in enumerate(values):
+        out[i, i] = value
+    return out
 
 
 def _square(matrix: np.ndarray) -> np.ndarray:
