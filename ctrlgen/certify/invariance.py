@@ -31,6 +31,7 @@ from ctrlgen.certify.transport import (
 from ctrlgen.certify.verdict import Step, Verdict
 from ctrlgen.checks import positive
 from ctrlgen.domain import Domain
+from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.symbolic import SymbolicEnergy
 from ctrlgen.formula import rationalise
@@ -115,10 +116,12 @@ def not_invariant(
     """
     _check_energy("energy", energy)
     _check_energy("drift", drift)
+    if not (isinstance(noise, (int, float, np.number)) and np.isfinite(noise) and noise >= 0):
+        raise ValueError(f"noise must be finite and not negative; got {noise!r}. The deterministic flow has noise 0.")
     if text is None:
         text = (
             f"exp(-E/{positive('temperature', temperature)!r}) is not an equilibrium of "
-            f"∂ρ/∂t = ∇·(ρ∇{'E' if drift is energy else 'D'}) + {noise!r}·Δρ"
+            f"∂ρ/∂t = ∇·(ρ∇{'E' if drift is energy else 'D'}) + {float(noise)!r}·Δρ"
         )
     return _decided(energy, temperature, drift, noise, domain, timeout, text, "")
 
@@ -136,8 +139,6 @@ def _decided(
     claim: str, meaning: str,
 ) -> Verdict:  # fmt: skip
     temperature, timeout = positive("temperature", temperature), positive("timeout", timeout)
-    if not (isinstance(noise, (int, float, np.number)) and np.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise must be finite and not negative; got {noise!r}. The deterministic flow has noise 0.")
     if drift.dim != energy.dim:
         raise ValueError(f"drift must have the energy's dimension {energy.dim}; got {drift.dim}.")
     states = _states(energy, drift, domain)
@@ -177,9 +178,9 @@ def _decided(
 
 def _states(energy: Energy, drift: Energy, domain: Domain | None) -> tuple[sp.Symbol, ...]:
     """The names of the coordinates: the formula's, else those of the domain, else x1, ..., xd."""
-    for e in (energy, drift):
-        if isinstance(e, SymbolicEnergy):
-            return e.field.states
+    for part in (p for e in (energy, drift) for p in (e.terms if isinstance(e, Composition) else (e,))):
+        if isinstance(part, SymbolicEnergy):
+            return part.field.states
     names = None if domain is None else domain.names
     if names is not None and len(names) == energy.dim:
         return names

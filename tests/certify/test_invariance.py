@@ -12,7 +12,6 @@ import sympy as sp
 import ctrlgen as cg
 from ctrlgen.certify.invariance import not_invariant
 from ctrlgen.certify.transport import batch, identity_holds
-from ctrlgen.precision import float64
 from tests.energies.family import FAMILY
 
 SPD = np.array([[2.0, 0.5], [0.5, 1.0]])
@@ -181,36 +180,6 @@ def test_a_rule_of_differentiation_that_lies_is_not_believed():
     assert cg.no_certificate(stopped, cg.Box([1.0], [2.0]), 0.3).status is cg.Status.UNDECIDED
 
 
-KINKED = {
-    "where": lambda x: jnp.where(x[0] > 0.25, x[0] ** 2, 0.125 * x[0] + 0.03125),
-    "abs": lambda x: jnp.abs(x[0] - 0.25) + x[0] ** 2,
-    "max": lambda x: jnp.maximum(x[0] ** 2, 0.0625),
-    "relu": lambda x: jax.nn.relu(x[0] - 0.25) + x[0] ** 2,
-    "jump": lambda x: jnp.sign(x[0] - 0.25) + x[0] ** 2,
-    "power": lambda x: jnp.abs(x[0] - 0.25) ** 1.5 + x[0] ** 2,
-}
-
-
-@pytest.mark.parametrize("name", KINKED)
-def test_no_enclosure_at_a_kink_and_one_beside_it(name):
-    from flint import ctx, fmpq
-
-    from ctrlgen.prove.balls import Undefined
-    from ctrlgen.prove.claim import Deadline
-    from ctrlgen.prove.pointwise import TracedJet, box_around
-
-    jet = TracedJet(KINKED[name], 1)
-    with ctx.workprec(128):
-        for point in (fmpq(1, 4), fmpq(1, 4) + fmpq(1, 2**80), fmpq(1, 4) - fmpq(1, 2**80)):
-            with pytest.raises(Undefined):  # the box of half-side 2^-64 around the point holds the kink
-                jet.around(box_around([point], fmpq(1, 2**64)), 128, Deadline(10))
-        slope, laplacian = jet.around(box_around([fmpq(1, 2)], fmpq(1, 2**64)), 128, Deadline(10))
-    with float64():
-        assert float(slope[0]) == pytest.approx(float(jax.grad(KINKED[name])(jnp.array([0.5]))[0]), abs=1e-12)
-        hessian = float(jax.hessian(KINKED[name])(jnp.array([0.5]))[0, 0])
-    assert float(laplacian) == pytest.approx(hessian, abs=1e-12)
-
-
 def test_formulas_with_kinks_and_poles():
     kinked = cg.SymbolicEnergy("Abs(x) + x^2", ["x"])
     verdict = cg.no_certificate(kinked, None, 0.5)
@@ -227,6 +196,15 @@ def test_formulas_with_kinks_and_poles():
 
 
 # The domain -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_domain_may_be_written_in_the_names_of_a_term():
+    energy = FORMULA + NETWORK
+    domain = cg.Sublevel("x^2 + (y - 2)^2", ["x", "y"], 0.25) & cg.Sublevel("x", ["x"], 0)
+    verdict = cg.no_certificate(energy, domain, 0.5)
+    check(verdict, energy, 0.5)
+    assert verdict.witness[0] < 0
+    assert verdict.witness[1] > 1
 
 
 @pytest.mark.parametrize(
