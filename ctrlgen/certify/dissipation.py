@@ -13,21 +13,17 @@ from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.initial_kl import column, exact, float_above, shown_down, shown_up, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
+from ctrlgen.certify.looks import LookMonitor, look_error
 from ctrlgen.certify.premise import premise
-from ctrlgen.certify.verdict import Verdict, combine
+from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian
 from ctrlgen.energies.base import Energy
-from ctrlgen.loop import Moment, Start
+from ctrlgen.loop import Start
 from ctrlgen.prove.claim import Status
 
 BITS = 256
 BATCHES = 40  # of the jackknife: Student's quantile at the confidence of late looks is not much above the normal one
-
-
-def look_error(total: float, look: int) -> float:
-    """The part of an error probability that the look number 1, 2, ... may spend: 6 total / (π² look²), in sum total."""
-    return 6 * total / (math.pi**2 * look**2)
 
 
 @dataclass(frozen=True)
@@ -101,26 +97,16 @@ class DissipationBelow:
         monitor = self.monitor(begun)
         if response.status == "diverged":
             return monitor.undecided(f"the run diverged: {response.message}")
-        monitor.judge(response.final)
-        return monitor.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")
+        return monitor.judged_at(response)
 
 
-class _DissipationMonitor:
+class _DissipationMonitor(LookMonitor):
     def __init__(self, rule: DissipationBelow, lsi: Any, start: Start):
-        self.rule, self.lsi, self.start = rule, lsi, start
+        super().__init__(rule, start)
+        self.lsi = lsi
         self.limit = 2 * float(lsi.constant) * rule.delta * (1 - 1e-15)
-        self.look, self.bound, self.own, self.where, self.met = 0, math.inf, 0.0, None, False
+        self.bound, self.own = math.inf, 0.0
         self.state: Any = None
-        self.due: tuple[int, ...] | None = None
-        if start.plant.kind == "particles":
-            interval = rule.interval or start.steps * start.step / 100
-            self.every = max(1, round(interval / start.step)) if start.step else 1
-            self.due = self._next(0)
-
-    def _next(self, step: int) -> tuple[int, ...]:
-        """Looks are one step early: the law that is judged is that of the next step."""
-        after = ((step + 1) // self.every + 1) * self.every
-        return (min(after, self.start.steps) - 1,)
 
     def judge(self, state: Any) -> bool:
         """Bound I from above at this state."""
@@ -144,22 +130,7 @@ class _DissipationMonitor:
     def good(self) -> bool:
         return self.bound <= self.limit and self.own <= self.rule.delta
 
-    def check(self, now: Moment) -> str | None:
-        if self.where is not None:  # the last step of particles, after a look that was good
-            self.met = now.step == self.where
-            return self._why() if self.met else None
-        good = self.judge(now.state)
-        if self.due is None:
-            self.met = good
-            return self._why() if good else None
-        if good:
-            self.where = now.step + 1
-            self.due = (self.where,)
-        else:
-            self.due = self._next(now.step) if now.step + 1 < self.start.steps else ()
-        return None
-
-    def _why(self) -> str:
+    def why(self) -> str:
         kind = {"gaussian": "proved", "grid": "exact on the grid"}.get(
             self.start.plant.kind, f"an upper bound at {self.rule.confidence:.4g} confidence over all {self.look} looks"
         )
@@ -173,15 +144,6 @@ class _DissipationMonitor:
             f"2αδ = {shown_down(self.limit)} was asked"
             + (f"; the grid's own KL was {self.own:.4g}" if self.own else "")
         )
-
-    def verdict(self) -> Verdict:
-        if not self.met:
-            return self.undecided(self.unmet())
-        return self.judged("the law at the step where the run ended", "the density at the step where the run ended")
-
-    def undecided(self, reason: str) -> KLBound:
-        claim = f"KL(ρ‖ρ*) ≤ {self.rule.delta!r} at the step where the run ended"
-        return KLBound(claim=claim, status=Status.UNDECIDED, method="none", reason=reason)
 
     def judged(self, law: str, density: str) -> KLBound:
         """The verdict on the state that was judged last."""

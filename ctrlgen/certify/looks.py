@@ -1,0 +1,85 @@
+"""Looking at a run again and again for a bound of KL: when to look, and what a look may cost in confidence."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from ctrlgen.certify.apriori import KLBound
+from ctrlgen.loop import Moment, Start
+from ctrlgen.prove.claim import Status
+
+
+def look_error(total: float, look: int) -> float:
+    """The part of an error probability that the look number 1, 2, ... may spend: 6 total / (π² look²), in sum total."""
+    return 6 * total / (math.pi**2 * look**2)
+
+
+class LookMonitor:
+    """A rule at work that judges the density at each of its looks.
+
+    Of particles the law after one more Euler step is judged: the run takes that step and ends with it. Looks at them
+    therefore come one step early.
+    """
+
+    def __init__(self, rule: Any, start: Start):
+        self.rule, self.start = rule, start
+        self.look, self.where, self.met = 0, None, False
+        self.due: tuple[int, ...] | None = None
+        if start.plant.kind == "particles":
+            interval = rule.interval or start.steps * start.step / 100
+            self.every = max(1, round(interval / start.step)) if start.step else 1
+            self.due = self._next(0)
+
+    @abstractmethod
+    def judge(self, state: Any) -> bool:
+        """Look at this density: is the rule met?"""
+
+    @abstractmethod
+    def why(self) -> str:
+        """Why the last look ends the run."""
+
+    @abstractmethod
+    def unmet(self) -> str:
+        """What to say of the rule when the run ended without it."""
+
+    @abstractmethod
+    def judged(self, law: str, density: str) -> KLBound:
+        """The verdict on what was judged last, called `law` for particles and `density` for other plants."""
+
+    def _next(self, step: int) -> tuple[int, ...]:
+        after = ((step + 1) // self.every + 1) * self.every
+        return (min(after, self.start.steps) - 1,)
+
+    def check(self, now: Moment) -> str | None:
+        """Why to stop now, or None to go on."""
+        if self.where is not None:  # the last step of particles, after a look that was good
+            self.met = now.step == self.where
+            return self.why() if self.met else None
+        good = self.judge(now.state)
+        if self.due is None:
+            self.met = good
+            return self.why() if good else None
+        if good:
+            self.where = now.step + 1
+            self.due = (self.where,)
+        else:
+            self.due = self._next(now.step) if now.step + 1 < self.start.steps else ()
+        return None
+
+    def verdict(self) -> KLBound:
+        """What is known of KL where the run ended."""
+        if not self.met:
+            return self.undecided(self.unmet())
+        return self.judged("the law at the step where the run ended", "the density at the step where the run ended")
+
+    def judged_at(self, response: Any) -> KLBound:
+        """The verdict on the end of a finished run; of particles, on the law one step after it."""
+        self.judge(response.final)
+        return self.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")
+
+    def undecided(self, reason: str) -> KLBound:
+        """Nothing is certified."""
+        claim = f"KL(ρ‖ρ*) ≤ {self.rule.delta!r} at the step where the run ended"
+        return KLBound(claim=claim, status=Status.UNDECIDED, method="none", reason=reason)
