@@ -88,8 +88,9 @@ def on_box(energy: Energy, lower: Any, upper: Any, boxes: int | None = None) -> 
         boxes = 1 if energy.dim > 4 else 2000 if energy.dim < 4 and _is_network(energy) else 60
     if boxes < 1:
         raise ValueError(f"boxes must be at least 1; got {boxes}.")
-    found = _search(_centred(enclosing(energy)), lower, upper, boxes)
-    return _with_chain(energy, found)
+    with np.errstate(invalid="ignore", over="ignore"):  # unknown values are infinite
+        found = _search(_centred(enclosing(energy)), lower, upper, boxes)
+        return _with_chain(energy, found)
 
 
 def _is_network(energy: Energy) -> bool:
