@@ -19,8 +19,8 @@ from ctrlgen.certify.euler_theorem import (
     proved_bound,
     steps_needed,
 )
-from ctrlgen.certify.initial_kl import InitialBound, initial_kl, shown_up
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.initial_kl import InitialBound, initial_kl
+from ctrlgen.certify.premise import premise, shown_up
 from ctrlgen.certify.verdict import Verdict, combine
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian

@@ -8,17 +8,17 @@ from functools import partial
 from typing import Literal
 
 from ctrlgen.certify.pieces import at_least, exact_hessian, recomputed
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
 
 Name = Literal["hessian_lower", "hessian_upper", "gradient_bound", "oscillation"]
 WORDS = {
-    "hessian_lower": "∇²({}) ⪰ {:.6g} I",
-    "hessian_upper": "∇²({}) ⪯ {:.6g} I",
-    "gradient_bound": "|∇({})| ≤ {:.6g}",
-    "oscillation": "sup - inf of {} ≤ {:.6g}",
+    "hessian_lower": "∇²({}) ⪰ {} I",
+    "hessian_upper": "∇²({}) ⪯ {} I",
+    "gradient_bound": "|∇({})| ≤ {}",
+    "oscillation": "sup - inf of {} ≤ {}",
 }
 RULES = {
     "hessian_lower": "lower Hessian bounds add: w·m for w ≥ 0, w·L for w < 0",
@@ -40,7 +40,7 @@ def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
     if value is None:
         return None
     check = _check(energy, name, value)
-    text = WORDS[name].format(_name(energy), value)
+    text = _in_words(name, energy, value)
     if not isinstance(energy, Composition):
         return value, [premise(text, f"its form and parameters ({type(energy).__name__})", check, "interval")]
     steps = []
@@ -48,7 +48,7 @@ def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
         own = OPPOSITE.get(name, name) if weight < 0 else name
         known = getattr(term.properties, own)
         if known is not None:
-            what = WORDS[own].format(_name(term), known)
+            what = _in_words(own, term, known)
             steps.append(premise(what, f"weight {weight:g}", _check(term, own, known), "interval"))
     return value, [*steps, premise(text, RULES[name], check, "interval")]
 
@@ -61,6 +61,11 @@ def _check(energy: Energy, name: str, value: float) -> Callable[[], bool]:
     if hessian is not None and name == "hessian_upper":
         return lambda: at_least(Fraction(-1) * hessian, -value)
     return lambda: getattr(recomputed(energy), name) == value
+
+
+def _in_words(name: Name, energy: Energy, value: float) -> str:
+    shown = shown_down if name == "hessian_lower" else shown_up
+    return WORDS[name].format(_name(energy), shown(value))
 
 
 def _name(energy: Energy) -> str:

@@ -21,7 +21,7 @@ from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.invariance import not_invariant
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.pieces import at_least, exact_hessian
-from ctrlgen.certify.premise import missing, premise
+from ctrlgen.certify.premise import missing, premise, shown_down
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.spectral import down, spectrum_bounds
@@ -159,7 +159,7 @@ def _along(
     if inequality.status is Status.PROVED and inequality.rate is not None:
         rate, more = _in_metric(energy, inequality.rate, mobility)
         return combine(
-            f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {rate:.6g}", [*steps, *inequality.steps, *more],
+            f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {shown_down(rate)}", [*steps, *inequality.steps, *more],
             assumptions=assumptions, kind=Decay, deadline=deadline, rate=rate, constant=inequality.constant,
         )  # fmt: skip
     why = f"no log-Sobolev constant was established ({inequality.reason})"
@@ -192,7 +192,7 @@ def _in_metric(energy: Energy, rate: float, mobility: Any) -> tuple[float, list[
     if least <= 0:
         return 0.0, [missing("K ≻ 0", "the metric is too ill-conditioned to bound its inverse from below")]
     best = down(Fraction(rate) * Fraction(least))
-    step = premise(f"K ⪰ {least:.6g} I", "V̇ ≤ -ελ_min(K) I(ρ‖ρ*)", partial(at_least, exact, least), "interval")
+    step = premise(f"K ⪰ {shown_down(least)} I", "V̇ ≤ -ελ_min(K) I(ρ‖ρ*)", partial(at_least, exact, least), "interval")
     if hessian is not None:
         whole = hessian @ exact @ hessian
         near = float(np.linalg.eigvals(k @ hessian.astype(np.float64)).real.min())
@@ -201,7 +201,7 @@ def _in_metric(energy: Energy, rate: float, mobility: Any) -> tuple[float, list[
             if 2 * low > best and at_least(whole - Fraction(low) * hessian, 0.0):
                 rule = "Bakry–Émery in coordinates in which the metric is the identity"
                 check: Callable[[], bool] = partial(at_least, whole - Fraction(low) * hessian, 0.0)
-                return down(2 * Fraction(low)), [premise(f"PKP ⪰ {low:.6g} P", rule, check, "interval")]
+                return down(2 * Fraction(low)), [premise(f"PKP ⪰ {shown_down(low)} P", rule, check, "interval")]
     return best, [step]
 
 

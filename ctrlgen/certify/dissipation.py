@@ -11,10 +11,10 @@ from flint import arb, ctx
 
 from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
-from ctrlgen.certify.initial_kl import column, exact, float_above, shown_down, shown_up, split, square
+from ctrlgen.certify.initial_kl import column, exact, float_above, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.looks import LookMonitor, look_error
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian

@@ -45,9 +45,9 @@ import numpy as np
 from flint import arb, ctx
 
 from ctrlgen.certify.constants import established
-from ctrlgen.certify.initial_kl import exact, float_above, shown_up
+from ctrlgen.certify.initial_kl import exact, float_above
 from ctrlgen.certify.log_sobolev import log_sobolev
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.premise import premise, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy

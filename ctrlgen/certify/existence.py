@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
@@ -20,7 +20,7 @@ def gibbs_measure_exists(energy: Energy) -> Step | None:
     known = energy.properties.dissipativity
     if known is not None and known[0] > 0:
         a, b = known
-        rule = f"dissipativity ⟨x, ∇E⟩ ≥ {a:.4g}|x|² - {b:.4g}, so E grows quadratically"
+        rule = f"dissipativity ⟨x, ∇E⟩ ≥ {shown_down(a)}|x|² - {shown_up(b)}, so E grows quadratically"
         return premise(TEXT, rule, lambda: energy.properties.dissipativity == known, "interval")
     found = _tail(energy)
     if found is not None and confined(found):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 import numpy as np
 from flint import arb, arb_mat, ctx, fmpq
 
 from ctrlgen.certify.constants import established
-from ctrlgen.certify.premise import premise
+from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.datasets import Gaussian
 from ctrlgen.energies.algebra import Composition, compose
@@ -58,22 +57,6 @@ def float_above(ball: arb) -> float:
     while not arb(exact(value)) >= ball:
         value = float(np.nextafter(value, np.inf))
     return value
-
-
-def shown_up(value: float, digits: int = 6) -> str:
-    """A number in words, rounded up to so many digits."""
-    return _shown(value, digits, ROUND_CEILING)
-
-
-def shown_down(value: float, digits: int = 6) -> str:
-    """A number in words, rounded down to so many digits."""
-    return _shown(value, digits, ROUND_FLOOR)
-
-
-def _shown(value: float, digits: int, rounding: str) -> str:
-    if not np.isfinite(value):
-        return str(value)
-    return f"{Context(prec=digits, rounding=rounding).create_decimal(Decimal(float(value))).normalize():g}"
 
 
 # The quadratic part of an energy --------------------------------------------------------------------------

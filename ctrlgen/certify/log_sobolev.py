@@ -38,7 +38,7 @@ import sympy as sp
 
 from ctrlgen.certify.piece import Piece, Way
 from ctrlgen.certify.pieces import formula_of, ways
-from ctrlgen.certify.premise import missing, premise
+from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive
 from ctrlgen.energies.algebra import Composition
@@ -108,9 +108,10 @@ def log_sobolev(energy: Energy, temperature: float, *, timeout: float = 30.0) ->
             text, [*proof.facts, missing("a useful α", words)], kind=LogSobolev, deadline=deadline, log_constant=found
         )
     rate = float(np.nextafter(2 * epsilon * alpha, 0.0))
-    last = premise(f"α ≥ {alpha:.6g}", proof.rule, lambda: _down(proof.log_constant()) >= found, "interval")
+    shown, fall = shown_down(alpha), f"V decays at the rate 2εα = {shown_down(rate)}"
+    last = premise(f"α ≥ {shown}", proof.rule, lambda: _down(proof.log_constant()) >= found, "interval")
     return combine(
-        f"{text}, α = {alpha:.6g}", [*proof.facts, last], meaning=f"V decays at the rate 2εα = {rate:.6g}",
+        f"{text}, α = {shown}", [*proof.facts, last], meaning=fall,
         kind=LogSobolev, deadline=deadline, constant=alpha, log_constant=found, rate=rate,
     )  # fmt: skip
 
@@ -168,12 +169,12 @@ def _of_pieces(way: Way, roles: Sequence[Role], epsilon: float) -> _Proof:
 
 
 def _fact(piece: Piece, role: Role) -> Step:
-    text, value, rule = {
-        "convex": ("∇² ⪰ {} I", piece.convexity, "lower Hessian bound"),
-        "bounded": ("sup - inf ≤ {}", piece.oscillation, "oscillation"),
-        "lipschitz": ("|∇| ≤ {}", piece.gradient, "gradient bound"),
+    text, value, rule, shown = {
+        "convex": ("∇² ⪰ {} I", piece.convexity, "lower Hessian bound", shown_down),
+        "bounded": ("sup - inf ≤ {}", piece.oscillation, "oscillation", shown_up),
+        "lipschitz": ("|∇| ≤ {}", piece.gradient, "gradient bound", shown_up),
     }[role]
-    return premise(f"{piece.name}: {text.format(f'{value:.6g}')}", rule, piece.check, "interval")
+    return premise(f"{piece.name}: {text.format(shown(value))}", rule, piece.check, "interval")
 
 
 # A Gaussian mixture at its own temperature -----------------------------------------------------------
@@ -240,7 +241,8 @@ def _of_factors(energy: Energy, epsilon: float, deadline: Deadline) -> _Proof | 
     for proof in proofs:
         low = _down(proof.log_constant())
         facts += proof.facts
-        facts.append(premise(f"α of a factor ≥ {math.exp(low):.6g}", proof.rule, _again(proof, low), "interval"))
+        words = f"α of a factor ≥ {shown_down(_below_exp(low) or 0.0)}"
+        facts.append(premise(words, proof.rule, _again(proof, low), "interval"))
 
     def value() -> Any:
         values = [p.log_constant() for p in proofs]

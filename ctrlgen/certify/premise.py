@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import ClassVar
 
 from ctrlgen.certify.verdict import Step
@@ -45,3 +47,19 @@ def missing(text: str, reason: str) -> Step:
     """A fact that a theorem needs and that was not established, as an open step."""
     claim = Claim(text=text, states=(), strict=False, kind="premise")
     return Step(claim, Outcome(status=Status.UNDECIDED, method="none", reason=reason))
+
+
+def shown_up(value: float, digits: int = 6) -> str:
+    """A number in words, rounded up to so many digits."""
+    return _shown(value, digits, ROUND_CEILING)
+
+
+def shown_down(value: float, digits: int = 6) -> str:
+    """A number in words, rounded down to so many digits."""
+    return _shown(value, digits, ROUND_FLOOR)
+
+
+def _shown(value: float, digits: int, rounding: str) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{Context(prec=digits, rounding=rounding).create_decimal(Decimal(float(value))).normalize():g}"

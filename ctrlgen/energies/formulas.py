@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import sympy as sp
-from flint import arb, fmpq
+from flint import arb, ctx, fmpq
 
 from ctrlgen.energies.base import Properties
 from ctrlgen.formula import rationalise
@@ -23,6 +23,7 @@ from ctrlgen.prove.search import minimise
 
 Range = tuple[arb, arb]
 INFINITE = arb("+inf")
+BITS = 128
 SECONDS = 1.0  # for a bound that needs an engine
 FAR = (1e2, 1e4)
 
@@ -30,7 +31,11 @@ FAR = (1e2, 1e4)
 @lru_cache(maxsize=256)
 def formula_properties(expr: Any, states: tuple) -> Properties:
     """What is established of a formula; floats in it are the decimals that they print as."""
-    expr = rationalise(expr)
+    with ctx.workprec(BITS):  # the caller's precision must not show in the constants: they are checked again
+        return _established(rationalise(expr), states)
+
+
+def _established(expr: Any, states: tuple) -> Properties:
     hessian = sp.hessian(expr, states)
     slopes = [value_range(sp.diff(expr, s)) for s in states]
     bound = None

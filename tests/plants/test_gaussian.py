@@ -47,8 +47,10 @@ def test_ornstein_uhlenbeck_closed_form():
 MEMBERS = {
     "quadratic": ENERGY,
     "sum": cg.compose([ENERGY, cg.Quadratic(np.diag([0.5, 2.0]), [1.0, 1.0])], [0.5, 1.5]),
-    "indefinite": ENERGY - 1.5 * cg.Quadratic(np.eye(2), [0.2, 0.1]),
-    "flat": cg.Quadratic(np.eye(2), [1.0, 0.0]) - cg.Quadratic(np.diag([1.0, 0.5]), [0.0, 0.3]),
+    "indefinite": cg.compose([ENERGY, cg.Quadratic(np.eye(2), [0.2, 0.1])], [1.0, -1.5], check=False),
+    "flat": cg.compose(
+        [cg.Quadratic(np.eye(2), [1.0, 0.0]), cg.Quadratic(np.diag([1.0, 0.5]), [0.0, 0.3])], [1.0, -1.0], check=False
+    ),
 }
 
 
