@@ -117,27 +117,27 @@ class GaussianFamily(ABC):
     def flow(self) -> tuple[Any, Any]:
         """(ṁ, Ċ) = (-P(m - μ), -PC - CP + 2εI)."""
 
-    @property
+    @cached_property
     @abstractmethod
     def value(self) -> sp.Expr:
         """V = KL(N(m, C) ‖ N(μ, εP⁻¹)) [nats]."""
 
-    @property
+    @cached_property
     @abstractmethod
     def derivative(self) -> sp.Expr:
         """V̇, the derivative of `value` along `flow` by the chain rule [nats / time]."""
 
-    @property
+    @cached_property
     @abstractmethod
     def fisher(self) -> sp.Expr:
         """I(ρ‖ρ*) [1 / length²]."""
 
-    @property
+    @cached_property
     @abstractmethod
     def identity(self) -> sp.Expr:
         """V̇ + εI, simplified: 0."""
 
-    @property
+    @cached_property
     @abstractmethod
     def transport(self) -> sp.Expr:
         """∂ₜlog ρ - (ΔE + ∇E·∇log ρ + ε(Δlog ρ + |∇log ρ|²)) for ρ = N(m, C) along `flow`, simplified: 0.
@@ -293,7 +293,7 @@ class _AnyDimension(GaussianFamily):
         p, c = self.precision, self.covariance
         return -p * (self.mean - self.target), -p * c - c * p + 2 * self.temperature * sp.Identity(self.dim)
 
-    @property
+    @cached_property
     def value(self) -> sp.Expr:
         p, c, gap, heat = self.precision, self.covariance, self.mean - self.target, self.temperature
         volume = sp.log(sp.Determinant(p)) + sp.log(sp.Determinant(c)) - self.dim * sp.log(heat)
@@ -303,7 +303,7 @@ class _AnyDimension(GaussianFamily):
     def derivative(self) -> sp.Expr:
         return self._traces.along(self.value, dict(zip((self.mean, self.covariance), self.flow, strict=True)))
 
-    @property
+    @cached_property
     def fisher(self) -> sp.Expr:
         p, c, heat = self.precision, self.covariance, self.temperature
         score, push = p / heat - c.inverse(), p * (self.mean - self.target)

@@ -120,9 +120,9 @@ class KLLyapunov:
             TypeError: state is no density.
             ValueError: state does not fit the energy, the grid or the temperature; there is no Gibbs measure.
         """
-        kind, state, grid = self._read(state, grid, method, step)
+        kind, state, own = self._read(state, grid, method, step)
         if kind == "grid":
-            return grid.kl(state, self.energy)
+            return own.kl(state, self.energy)
         if kind == "symbolic":
             return kl_formula(*self._formula, state.mean, state.covariance, self._symbol)
         if kind == "gaussian":
@@ -166,9 +166,9 @@ class KLLyapunov:
 
         Args and raises: as for `value`.
         """
-        kind, state, grid = self._read(state, grid, method, step)
+        kind, state, own = self._read(state, grid, method, step)
         if kind == "grid":
-            return -grid.dissipation(state, self.energy)
+            return -own.dissipation(state, self.energy)
         if kind == "symbolic":
             return -self._symbol * fisher_formula(*self._formula, state.mean, state.covariance, self._symbol)
         if kind == "gaussian":
@@ -202,19 +202,19 @@ class KLLyapunov:
 
         Args and raises: as for `value`.
         """
-        kind, state, grid = self._read(state, grid, "neighbours", None)
+        kind, state, own = self._read(state, grid, "neighbours", None)
         if kind == "symbolic":
             precision, target = self._formula
             push, spread = precision * (state.mean - target), precision * state.covariance * precision
             return precision.trace() - (spread.trace() + (push.T * push)[0]) / self._symbol
         if kind == "grid":
-            points = grid.cells.reshape(-1, grid.dim)
+            points = own.cells.reshape(-1, own.dim)
             return float(np.asarray(state).ravel() @ self._source(points))
         if kind == "gaussian":
-            quadratic = self._quadratic
-            if quadratic is None:
+            form = None if self._quadratic is None else quadratic_form(self._quadratic)
+            if form is None:
                 return _hermite(self._source, state)
-            precision, push = quadratic_form(quadratic) or (None, None)
+            precision, push = form
             drift, spread = precision @ state.mean - push, precision @ state.covariance @ precision
             return float(np.trace(precision) - (np.trace(spread) + drift @ drift) / self._number)
         return _times(1 / self._number, measure.stein_residual(state, self.energy, self._number))

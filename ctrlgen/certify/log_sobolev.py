@@ -169,11 +169,12 @@ def _of_pieces(way: Way, roles: Sequence[Role], epsilon: float) -> _Proof:
 
 
 def _fact(piece: Piece, role: Role) -> Step:
-    text, value, rule, shown = {
+    constants: dict[str, tuple[str, Any, str, Any]] = {
         "convex": ("∇² ⪰ {} I", piece.convexity, "lower Hessian bound", shown_down),
         "bounded": ("sup - inf ≤ {}", piece.oscillation, "oscillation", shown_up),
         "lipschitz": ("|∇| ≤ {}", piece.gradient, "gradient bound", shown_up),
-    }[role]
+    }
+    text, value, rule, shown = constants[role]
     return premise(f"{piece.name}: {text.format(shown(value))}", rule, piece.check, "interval")
 
 

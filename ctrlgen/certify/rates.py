@@ -317,5 +317,5 @@ def _decay(time: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     scan = np.linspace(math.log(0.1 / length), math.log(5.0 / float(np.diff(time).min())), 60)
     best = int(np.argmin([parts(s)[0] for s in scan]))
     ends = scan[max(best - 1, 0)], scan[min(best + 1, len(scan) - 1)]
-    found = minimize_scalar(lambda s: parts(s)[0], bounds=ends, method="bounded", options={"xatol": 1e-8})
+    found: Any = minimize_scalar(lambda s: parts(s)[0], bounds=ends, method="bounded", options={"xatol": 1e-8})
     return math.exp(float(found.x)), float(parts(float(found.x))[1][1])

@@ -7,7 +7,7 @@ nothing else is used. SymPy's own `Trace` does not cancel C⁻¹ and C across ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import sympy as sp
 
@@ -93,14 +93,14 @@ class Traces:
                 raise ValueError(f"a factor of a product must be a number or a matrix; got {scalar}.")
             return _product([{(): scalar}, *map(self._words, factors)])
         if isinstance(matrix, sp.MatPow) and matrix.exp.is_Integer and not isinstance(matrix, sp.Inverse):
-            base = matrix.base if matrix.exp > 0 else matrix.base.inverse()
-            return _product([self._words(base)] * abs(int(matrix.exp)))
+            base, power = cast(Any, matrix.base), int(cast(Any, matrix.exp))
+            return _product([self._words(base if power > 0 else base.inverse())] * abs(power))
         if isinstance(matrix, sp.Transpose):
             return {self._transposed(word): weight for word, weight in self._words(matrix.arg).items()}
         if isinstance(matrix, sp.MatrixSymbol):
             return {(matrix,): sp.Integer(1)}
         if isinstance(matrix, sp.Inverse):
-            base = matrix.arg.arg if isinstance(matrix.arg, sp.Transpose) else matrix.arg  # (Cᵀ)⁻¹ of a symmetric C
+            base: Any = matrix.arg.arg if isinstance(matrix.arg, sp.Transpose) else matrix.arg  # (Cᵀ)⁻¹ of a symmetric C
             if base in self.symmetric:
                 return {(base.inverse(),): sp.Integer(1)}
         raise ValueError(f"a matrix must be built from symbols by sums, products, transposes, inverses; got {matrix}.")

@@ -52,7 +52,8 @@ def ball_matrix(matrix: np.ndarray) -> Any:
     from flint import arb_mat
 
     matrix = np.asarray(matrix, np.float64)
-    return arb_mat(*matrix.shape, matrix.ravel().tolist())
+    rows, columns = matrix.shape
+    return arb_mat(rows, columns, matrix.ravel().tolist())
 
 
 def middle(matrix: Any) -> np.ndarray:

@@ -72,9 +72,10 @@ class GridDensity(np.ndarray):
         """The same density, in memory of its own."""
         return GridDensity(np.asarray(self), self.grid)
 
-    __copy__ = copy
+    def __copy__(self) -> Any:
+        return self.copy()
 
-    def __deepcopy__(self, memo: dict) -> GridDensity:
+    def __deepcopy__(self, memo: Any) -> Any:
         return self.copy()
 
     def __reduce__(self) -> tuple:
