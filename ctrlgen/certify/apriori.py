@@ -110,7 +110,7 @@ class APriori:
     bound: Bound = field(default="vempala-wibisono", kw_only=True)
 
     def __post_init__(self):
-        positive("delta", self.delta)
+        object.__setattr__(self, "delta", positive("delta", self.delta))
         if self.bound not in get_args(Bound):
             raise ValueError(f"bound must be one of {', '.join(map(repr, get_args(Bound)))}; got {self.bound!r}.")
         if self.initial_kl is not None and not (np.isfinite(self.initial_kl) and self.initial_kl >= 0):
@@ -153,14 +153,26 @@ class APriori:
         return self._plan(constants, start, step)
 
     def _plan(self, c: Constants, start: InitialBound, step: float | None) -> Plan:
-        h = best_step(self.bound, c, self.delta, start.value) if step is None else positive("step", step)
-        steps = steps_needed(self.bound, c, h, self.delta, start.value)
+        try:
+            h = best_step(self.bound, c, self.delta, start.value) if step is None else positive("step", step)
+            steps = steps_needed(self.bound, c, h, self.delta, start.value)
+            why = "" if steps is not None else self._too_long(c, h)
+        except (OverflowError, ZeroDivisionError):
+            raise ValueError(
+                f"α = {c.alpha:.4g}, L = {c.smoothness:.4g} and ε = {c.temperature:.4g} are out of reach of float "
+                "arithmetic: scale the energy and the temperature, or the states."
+            ) from None
         if steps is None:
-            raise ValueError(self._too_long(c, h))
+            raise ValueError(why)
         return self._planned(c, start, h, steps)
 
     def _too_long(self, c: Constants, step: float) -> str:
         floor = floor_at(self.bound, c, step)
+        if floor < self.delta:
+            return (
+                f"delta = {self.delta:g} needs more than 2^60 steps of {step:g}: the theorem is of no use with these "
+                f"constants (α = {c.alpha:.4g}, L = {c.smoothness:.4g})."
+            )
         if math.isfinite(floor):
             return (
                 f"step {step:g} is too long for delta = {self.delta:g}: the theorem's floor at this step is "

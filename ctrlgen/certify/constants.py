@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from typing import Literal
 
 from ctrlgen.certify.pieces import at_least, exact_hessian, recomputed
@@ -12,6 +11,8 @@ from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.symbolic import CallableEnergy
+from ctrlgen.trace import trace
 
 Name = Literal["hessian_lower", "hessian_upper", "gradient_bound", "oscillation"]
 WORDS = {
@@ -26,6 +27,7 @@ RULES = {
     "gradient_bound": "gradient bounds add with |w|",
     "oscillation": "oscillations add with |w|",
 }
+OWN_DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "stop_gradient")  # JAX's primitives
 OPPOSITE: dict[str, Name] = {"hessian_lower": "hessian_upper", "hessian_upper": "hessian_lower"}
 
 
@@ -56,11 +58,32 @@ def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
 def _check(energy: Energy, name: str, value: float) -> Callable[[], bool]:
     """How the constant is computed again: exactly where the Hessian is one matrix, else from the parameters."""
     hessian = exact_hessian(energy)
+
+    def again() -> bool:
+        return getattr(recomputed(energy), name) == value
+
     if hessian is not None and name == "hessian_lower":
-        return partial(at_least, hessian, value)
+        return lambda: at_least(hessian, value) or again()  # a large singular matrix is beyond the first
     if hessian is not None and name == "hessian_upper":
-        return lambda: at_least(Fraction(-1) * hessian, -value)
-    return lambda: getattr(recomputed(energy), name) == value
+        return lambda: at_least(Fraction(-1) * hessian, -value) or again()
+    return again
+
+
+def other_gradient(energy: Energy) -> str:
+    """Why particles may not follow -∇E of the function whose constants are established; empty where they do.
+
+    Constants are those of the real function, particles move by what JAX takes for its derivative.
+    """
+    if not isinstance(energy, CallableEnergy):
+        inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
+        told = (other_gradient(part) for part in inside if isinstance(part, Energy))
+        return next((words for words in told if words), "")
+    try:
+        code = str(trace(energy.function, (energy.dim,)))
+    except (TypeError, ValueError):
+        return ""  # no constants either
+    found = ", ".join(name for name in OWN_DERIVATIVES if name in code)
+    return f"a function holds {found}: what JAX takes for its gradient need not be its gradient" if found else ""
 
 
 def _in_words(name: Name, energy: Energy, value: float) -> str:

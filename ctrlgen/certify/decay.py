@@ -17,6 +17,7 @@ import equinox as eqx
 import numpy as np
 import sympy as sp
 
+from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.invariance import not_invariant
 from ctrlgen.certify.log_sobolev import log_sobolev
@@ -84,7 +85,7 @@ def verify_decay(
         raise ValueError(f"loop must be {energy.dim}-dimensional, as the energy is; got {loop.controller.dim}.")
     refuse_without_gibbs(energy)
     deadline, plant = Deadline(timeout), loop.plant
-    text = f"V = KL(ρ‖exp(-E/{temperature:g})/Z) is nonincreasing along this {type(plant).__name__} loop"
+    text = f"V = KL(ρ‖exp(-E/{temperature!r})/Z) is nonincreasing along this {type(plant).__name__} loop"
     if isinstance(plant, KineticLangevin):
         return _open(
             text, deadline, "its state is position and velocity: KL of both falls (by friction), that of the positions "
@@ -92,7 +93,7 @@ def verify_decay(
         )  # fmt: skip
     if loop.schedule is not None and loop.schedule != "static":
         return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
-    noise = 0.0 if isinstance(plant, GradientFlow) else plant.temperature
+    noise = 0.0 if isinstance(plant, GradientFlow) else float(plant.temperature)  # NumPy compares floats of its types
     same = _same(energy, loop.controller)
     if isinstance(plant, GradientFlow) or not same or noise != temperature:
         return _without_invariance(energy, temperature, loop, noise, text, deadline)
@@ -116,6 +117,8 @@ def _without_invariance(
     plant = loop.plant
     if getattr(plant, "mobility", None) is not None or getattr(plant, "skew", None) is not None:
         return _open(text, deadline, "the loop is of another energy or temperature, in a metric or with a skew part")
+    if plant.kind == "particles" and (other := other_gradient(loop.controller)):
+        return _open(text, deadline, other)
     shown = not_invariant(energy, temperature, loop.controller, noise, None, timeout=max(deadline.left(), 1.0))
     if shown.status is not Status.PROVED:
         return _open(text, deadline, f"it was not shown whether the loop keeps the Gibbs measure: {shown.reason}")
@@ -141,9 +144,9 @@ def _along(
     mobility = getattr(plant, "mobility", None)
     moved = "" if mobility is None else "K = M⁻¹, "
     text = (
-        f"along the closed loop, {moved}ε = {temperature:g}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|² ≤ 0"
+        f"along the closed loop, {moved}ε = {temperature!r}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|² ≤ 0"
         if mobility is None
-        else f"along the closed loop, {moved}ε = {temperature:g}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|²_K ≤ 0"
+        else f"along the closed loop, {moved}ε = {temperature!r}, V = KL(ρ‖ρ*) has V̇ = -ε∫ρ|∇log(ρ/ρ*)|²_K ≤ 0"
     )
     assumptions = [
         CONTINUUM[plant.kind],
@@ -156,15 +159,18 @@ def _along(
     exists = gibbs_measure_exists(energy)
     steps = [identity, *([] if exists is None else [exists])]
     inequality = log_sobolev(energy, temperature, timeout=max(deadline.left(), 0.1))
-    if inequality.status is Status.PROVED and inequality.rate is not None:
+    other = other_gradient(energy) if plant.kind == "particles" else ""
+    if inequality.status is Status.PROVED and inequality.rate is not None and not other:
         rate, more = _in_metric(energy, inequality.rate, mobility)
         return combine(
             f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {shown_down(rate)}", [*steps, *inequality.steps, *more],
             assumptions=assumptions, kind=Decay, deadline=deadline, rate=rate, constant=inequality.constant,
         )  # fmt: skip
-    why = f"no log-Sobolev constant was established ({inequality.reason})"
+    why = other or f"no log-Sobolev constant was established ({inequality.reason})"
     if exists is None:
         assumptions.append("the Gibbs measure exists: exp(-E/ε) is integrable")
+    if other:
+        assumptions.append("what JAX takes for the gradient of the energy is its gradient")
     if not measure:
         return combine(text, [*steps, missing("a rate", why)], assumptions=assumptions, kind=Decay, deadline=deadline)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from flint import arb, ctx
 
 from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
+from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.initial_kl import column, exact, float_above, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.looks import LookMonitor, look_error
@@ -19,6 +21,7 @@ from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.spectral import down
 from ctrlgen.loop import Start
 from ctrlgen.prove.claim import Status
 
@@ -55,7 +58,7 @@ class DissipationBelow:
     points: int = field(default=4096, kw_only=True)
 
     def __post_init__(self):
-        positive("delta", self.delta)
+        object.__setattr__(self, "delta", positive("delta", self.delta))
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1; got {self.confidence}.")
         if self.interval is not None:
@@ -72,6 +75,8 @@ class DissipationBelow:
         temperature = float(start.plant.temperature)
         if start.plant.kind == "particles":
             require_euler("DissipationBelow for particles", start)
+            if words := other_gradient(start.energy):
+                raise ValueError(f"DissipationBelow needs the gradient of the energy itself; {words}.")
         elif start.schedule is not None:
             raise ValueError("DissipationBelow needs a static temperature; got a loop with a temperature schedule.")
         lsi = log_sobolev(start.energy, temperature)
@@ -104,7 +109,7 @@ class _DissipationMonitor(LookMonitor):
     def __init__(self, rule: DissipationBelow, lsi: Any, start: Start):
         super().__init__(rule, start)
         self.lsi = lsi
-        self.limit = 2 * float(lsi.constant) * rule.delta * (1 - 1e-15)
+        self.limit = down(2 * Fraction(lsi.constant) * Fraction(rule.delta))
         self.bound, self.own = math.inf, 0.0
         self.state: Any = None
 

@@ -44,7 +44,7 @@ from typing import Any, Literal
 import numpy as np
 from flint import arb, ctx
 
-from ctrlgen.certify.constants import established
+from ctrlgen.certify.constants import established, other_gradient
 from ctrlgen.certify.initial_kl import exact, float_above
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.premise import premise, shown_up
@@ -91,6 +91,7 @@ def constants_of(energy: Energy, temperature: float) -> Constants:
     low, high = established(energy, "hessian_lower"), established(energy, "hessian_upper")
     lsi = log_sobolev(energy, temperature)
     missing = [name for name, v in (("hessian_lower", low), ("hessian_upper", high)) if v is None]
+    missing += [words for words in [other_gradient(energy)] if words]
     if lsi.status is not Status.PROVED or lsi.constant is None:
         missing.append(f"a log-Sobolev constant ({lsi.reason})")
     if low is None or high is None or lsi.constant is None or missing:

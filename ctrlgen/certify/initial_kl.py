@@ -6,6 +6,7 @@ energy, and are bounded from the energy's constants otherwise. Every number is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,9 @@ def float_above(ball: arb) -> float:
     """The least float that is not below the ball, or one next to it; ∞ where there is none."""
     if not ball.is_finite():
         return float("inf")
-    value = float(np.nextafter(float(ball.upper()), -np.inf))
-    while not arb(exact(value)) >= ball:
-        value = float(np.nextafter(value, np.inf))
+    value = math.nextafter(float(ball.upper()), -math.inf)
+    while math.isfinite(value) and not arb(exact(value)) >= ball:
+        value = math.nextafter(value, math.inf)
     return value
 
 
@@ -128,9 +129,13 @@ def column(values: Any) -> arb_mat:
     return arb_mat([[arb(v if isinstance(v, fmpq) else exact(v))] for v in values])
 
 
-def square(values: Any) -> arb_mat:
-    """A matrix of floats as balls."""
-    return arb_mat([[arb(exact(v)) for v in row] for row in np.asarray(values, dtype=np.float64)])
+def square(covariance: Any) -> arb_mat:
+    """A covariance of floats as balls, by its lower triangle: that is what its Cholesky factor is made of.
+
+    The upper one may differ by the rounding that a `Gaussian` tolerates.
+    """
+    c = np.asarray(covariance, dtype=np.float64)
+    return arb_mat([[arb(exact(v)) for v in row] for row in np.tril(c) + np.tril(c, -1).T])
 
 
 def _mean_of_form(form: Form, mean: Any, covariance: Any) -> arb:
@@ -189,8 +194,10 @@ def initial_kl(energy: Energy, temperature: float, mean: Any, covariance: Any) -
             except (ZeroDivisionError, Undefined, Unsupported) as error:
                 closed.append(str(error))
                 continue
-            if value.is_finite():
-                found.append((float_above(value), text, bound, steps, assumptions))
+            if np.isfinite(above := float_above(value)):
+                found.append((above, text, bound, steps, assumptions))
+            else:
+                closed.append("the bound is beyond the range of floats, or a matrix is too near singular for it")
     if not found:
         raise ValueError(
             "KL(ρ₀‖ρ*) could not be bounded: " + "; ".join(dict.fromkeys(closed)) + ". Pass initial_kl, an upper bound."

@@ -57,7 +57,7 @@ class KLBelow:
     log_partition: Any = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        positive("delta", self.delta)
+        object.__setattr__(self, "delta", positive("delta", self.delta))
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1; got {self.confidence}.")
         if self.interval is not None:

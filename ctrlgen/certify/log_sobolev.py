@@ -44,7 +44,7 @@ from ctrlgen.checks import positive
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.spectral import spectrum_bounds
+from ctrlgen.energies.spectral import down, spectrum_bounds
 from ctrlgen.energies.symbolic import SymbolicEnergy
 from ctrlgen.prove.claim import Deadline
 
@@ -95,19 +95,19 @@ def log_sobolev(energy: Energy, temperature: float, *, timeout: float = 30.0) ->
     if not isinstance(energy, Energy):
         raise TypeError(f"energy must be an Energy; got {type(energy).__name__}.")
     epsilon, deadline = positive("temperature", temperature), Deadline(timeout)
-    text = f"LSI(α) of exp(-E/ε), ε = {epsilon:g}: KL(ρ‖ρ*) ≤ I(ρ‖ρ*)/(2α) for every ρ"
+    text = f"LSI(α) of exp(-E/ε), ε = {epsilon!r}: KL(ρ‖ρ*) ≤ I(ρ‖ρ*)/(2α) for every ρ"
     proof = _best(energy, epsilon, deadline)
     if proof is None:
         open_step = missing("an α > 0", _what_is_missing(energy, epsilon))
         return combine(text, [open_step], kind=LogSobolev, deadline=deadline)
     found = _down(proof.log_constant())
     alpha = _below_exp(found)
-    if alpha is None or 2 * epsilon * alpha < np.finfo(float).tiny:
+    rate = 0.0 if alpha is None else down(2 * Fraction(epsilon) * Fraction(alpha))
+    if alpha is None or rate < np.finfo(float).tiny:
         words = f"α ≥ 10^({found / math.log(10):.1f}) is established, but below what any run could show: {proof.rule}"
         return combine(
             text, [*proof.facts, missing("a useful α", words)], kind=LogSobolev, deadline=deadline, log_constant=found
         )
-    rate = float(np.nextafter(2 * epsilon * alpha, 0.0))
     shown, fall = shown_down(alpha), f"V decays at the rate 2εα = {shown_down(rate)}"
     last = premise(f"α ≥ {shown}", proof.rule, lambda: _down(proof.log_constant()) >= found, "interval")
     return combine(
@@ -140,8 +140,8 @@ def _assign(way: Way, epsilon: float) -> tuple[float, tuple[Role, ...]]:
         m = sum(v for role, v in choice if role == "convex")
         if m > 0:
             b = sum(v for role, v in choice if role == "bounded")
-            slope = sum(v for role, v in choice if role == "lipschitz") / math.sqrt(epsilon * m)
-            value = math.log(m / epsilon) - b / epsilon - slope**2 - 2 * slope
+            slope = sum(v for role, v in choice if role == "lipschitz") / (math.sqrt(epsilon) * math.sqrt(m))
+            value = math.log(m) - math.log(epsilon) - b / epsilon - slope * slope - 2 * slope
             if value > best[0]:
                 best = (value, tuple(role for role, _ in choice))
     return best

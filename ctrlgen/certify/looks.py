@@ -6,6 +6,8 @@ import math
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+
 from ctrlgen.certify.apriori import KLBound
 from ctrlgen.loop import Moment, Start
 from ctrlgen.prove.claim import Status
@@ -14,6 +16,12 @@ from ctrlgen.prove.claim import Status
 def look_error(total: float, look: int) -> float:
     """The part of an error probability that the look number 1, 2, ... may spend: 6 total / (π² look²), in sum total."""
     return 6 * total / (math.pi**2 * look**2)
+
+
+def _finite(now: Moment) -> bool:
+    """Are E and ∇E finite at all particles? If not, the run is about to diverge, and will say so itself."""
+    x = np.asarray(now.state, dtype=np.float64)
+    return all(np.isfinite(np.asarray(f(x))).all() for f in (now.energy, now.energy.gradient))
 
 
 class LookMonitor:
@@ -57,7 +65,7 @@ class LookMonitor:
         if self.where is not None:  # the last step of particles, after a look that was good
             self.met = now.step == self.where
             return self.why() if self.met else None
-        good = self.judge(now.state)
+        good = (self.due is None or _finite(now)) and self.judge(now.state)
         if self.due is None:
             self.met = good
             return self.why() if good else None

@@ -16,7 +16,7 @@ import sympy as sp
 
 from ctrlgen.certify.piece import Piece, Way
 from ctrlgen.certify.wells import cut_polynomial, wells
-from ctrlgen.energies import formulas, gaussian_bounds, network_bounds, observation
+from ctrlgen.energies import formulas, gaussian_bounds, network_bounds, observation, symbolic
 from ctrlgen.energies.algebra import Composition, quadratic_bounds
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import Energy, Properties, default_states
@@ -67,8 +67,12 @@ def _with_quadratics_added(pieces: Sequence[Piece], dim: int) -> Way:
 
 def at_least(matrix: np.ndarray, low: float) -> bool:
     """Is matrix - low I positive semidefinite? By exact elimination, or, where that is too long, by balls."""
-    n = len(matrix)
-    shifted = matrix - exact_diagonal([Fraction(low)] * n)
+    shifted = matrix - exact_diagonal([Fraction(low)] * len(matrix))
+    alone = [i for i, row in enumerate(shifted) if not any(v for j, v in enumerate(row) if j != i)]
+    if any(shifted[i, i] < 0 for i in alone):
+        return False
+    others = [i for i in range(len(shifted)) if i not in alone]
+    shifted, n = shifted[np.ix_(others, others)], len(others)
     if n > 24:
         from flint import arb, ctx, fmpq
 
@@ -98,9 +102,9 @@ def _cuts(energy: Energy, weight: float, epsilon: float) -> list[Way]:
         return [(Piece(name, hessian=Fraction(weight) * hessian),)]
     out: list[Way] = [(_of_properties(name, energy, weight),)]
     if isinstance(energy, MLPEnergy):
-        out.append(_network(energy, np.ones(energy.dim), weight, name))
+        out += _network(energy, np.ones(energy.dim), weight, name)
     elif isinstance(energy, TrainedEnergy) and isinstance(energy.network, MLPEnergy):
-        out.append(_network(energy.network, energy.scale, weight, name))
+        out += _network(energy.network, energy.scale, weight, name)
     elif weight > 0 and isinstance(energy, GaussianMixture):
         out += _mixture(energy, weight, name)
     elif weight > 0 and isinstance(energy, DoubleWell):
@@ -136,7 +140,7 @@ def recomputed(energy: Energy) -> Properties:
 
 def forget() -> None:
     """Empty what the modules of constants remember."""
-    for module in (formulas, gaussian_bounds, network_bounds, observation):
+    for module in (formulas, gaussian_bounds, network_bounds, observation, symbolic):
         for thing in vars(module).values():
             if hasattr(thing, "cache_clear"):
                 thing.cache_clear()
@@ -152,8 +156,13 @@ def _scaled(known: Properties, weight: float) -> tuple[float | None, float | Non
     )
 
 
-def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> Way:
-    """½c|y|² with y = (x - center)/scale, and the network, whose constants are divided by the smallest scale."""
+def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> list[Way]:
+    """½c|y|² with y = (x - center)/scale, and the network, whose constants are divided by the smallest scale.
+
+    None where nothing is established of the network: its numbers need not be finite.
+    """
+    if energy.properties == Properties():
+        return []
     w, c, s = Fraction(weight), Fraction(energy.confinement), fractions(scale)
     hessian = np.zeros((energy.dim, energy.dim), object) * Fraction(0) + np.diag(w * c / s**2)
     least = min(s)
@@ -169,7 +178,7 @@ def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> 
 
     found = bounds(energy.properties)
     network = Piece(f"network of {name}", found[0], None, found[1], check=lambda: bounds(recomputed(energy)) == found)
-    return Piece(f"confinement of {name}", hessian=hessian), network
+    return [(Piece(f"confinement of {name}", hessian=hessian), network)]
 
 
 def _mixture(energy: GaussianMixture, weight: float, name: str) -> list[Way]:

@@ -100,7 +100,7 @@ class Traces:
         if isinstance(matrix, sp.MatrixSymbol):
             return {(matrix,): sp.Integer(1)}
         if isinstance(matrix, sp.Inverse):
-            base: Any = matrix.arg.arg if isinstance(matrix.arg, sp.Transpose) else matrix.arg  # (Cᵀ)⁻¹ of a symmetric C
+            base: Any = matrix.arg.arg if isinstance(matrix.arg, sp.Transpose) else matrix.arg  # (Cᵀ)⁻¹ is C⁻¹
             if base in self.symmetric:
                 return {(base.inverse(),): sp.Integer(1)}
         raise ValueError(f"a matrix must be built from symbols by sums, products, transposes, inverses; got {matrix}.")

@@ -36,7 +36,10 @@ def wells(
         directions: which states y are.
         floor: (d,), the curvature of the quadratic along each state.
     """
-    best = (1 + math.sqrt(1 + 2 * epsilon / float(b))) / 2  # (s - 1) exp(-b s²/ε) is largest
+    try:
+        best = Fraction((1 + math.sqrt(1 + 2 * epsilon / float(b))) / 2)  # (s - 1) exp(-b s²/ε) is largest
+    except (OverflowError, ZeroDivisionError):  # beyond floats
+        best = Fraction(DEPTHS[-1])
     return [_cut(b, square, Fraction(s), name, directions, floor) for s in (*DEPTHS, best)]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ctrlgen.energies.analytic import Quadratic
 from ctrlgen.energies.base import Energy, Properties
-from ctrlgen.energies.spectral import above_root, down, spectrum_bounds, up
+from ctrlgen.energies.spectral import BITS, above_root, down, spectrum_bounds, up
 
 
 class Composition(Energy):
@@ -55,15 +55,17 @@ class Composition(Energy):
 
         Lower Hessian bounds add (w m for w ≥ 0, w L for w < 0), upper bounds likewise; |w| times the bounds of the
         gradient and of the oscillation add; so does ⟨x, ∇E⟩ ≥ a|x|² - b. For w < 0 that needs an upper bound, from
-        ∇²E ⪯ L: ⟨x, ∇E⟩ ≤ (L + t)|x|² + |∇E(0)|²/(4t). Quadratic terms are added before they are bounded.
+        ∇²E ⪯ L: ⟨x, ∇E⟩ ≤ (L + t)|x|² + |∇E(0)|²/(4t). Quadratic terms are added before they are bounded. Where that
+        leaves no a > 0, it may come from ∇²E ⪰ m > 0, or from a sum of quadratics beside bounded slopes.
         """
         parts = _parts(self)
+        lower = _sum(((w, p.hessian_lower if w >= 0 else p.hessian_upper) for w, p, _ in parts), down)
         return Properties(
-            hessian_lower=_sum(((w, p.hessian_lower if w >= 0 else p.hessian_upper) for w, p, _ in parts), down),
+            hessian_lower=lower,
             hessian_upper=_sum(((w, p.hessian_upper if w >= 0 else p.hessian_lower) for w, p, _ in parts), up),
             gradient_bound=_sum(((abs(w), p.gradient_bound) for w, p, _ in parts), up),
             oscillation=_sum(((abs(w), p.oscillation) for w, p, _ in parts), up),
-            dissipativity=_dissipativity(parts),
+            dissipativity=_dissipativity(parts) or _from_convexity(parts, lower) or _from_quadratics(self),
         )
 
     def symbolic(self, states: Any = None):
@@ -126,6 +128,10 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
             flat += [(w * float(v), term) for v, term in zip(energy.weights, energy.terms, strict=True)]
         else:
             flat.append((w, energy))
+    if not all(np.isfinite(w) for w, _ in flat):
+        raise ValueError(
+            f"weights of nested compositions multiply; got {[w for w, _ in flat]}, which are not all finite."
+        )
     kept = [(w, term) for w, term in flat if w != 0.0] or flat[:1]
     out = Composition([term for _, term in kept], [w for w, _ in kept])
     if check and len(energies) > 1:
@@ -137,10 +143,9 @@ def _refuse_without_gibbs(energy: Composition) -> None:
     """Raise where a negative weight makes the sum fall for certain."""
     if (energy.weights >= 0).all():
         return
-    from ctrlgen.energies.tails import escape, total
+    from ctrlgen.energies.tails import find_escape
 
-    tail = total(energy.terms, energy.weights.tolist())
-    found = None if tail is None else escape(tail)
+    found = find_escape(energy.terms, energy.weights.tolist())
     if found is not None:
         where = np.array2string(found.direction, precision=4, threshold=8)
         raise ValueError(
@@ -214,6 +219,34 @@ def _dissipativity(parts: Sequence[tuple[float, Properties, Callable[[], float |
     return (down(a / 2), up(b + push**2 / (2 * a))) if a > 0 else None
 
 
+def _pulled(a: Fraction, push: Fraction) -> tuple[float, float] | None:
+    """From a|x|² - P|x|; None where a ≤ 0."""
+    if a <= 0:
+        return None
+    return (down(a / 2), up(push**2 / (2 * a))) if push else (down(a), 0.0)
+
+
+def _from_convexity(parts: Sequence[tuple], lower: float | None) -> tuple[float, float] | None:
+    """⟨x, ∇E⟩ ≥ m|x|² - |∇E(0)||x| where ∇²E ⪰ m > 0."""
+    if lower is None or not (np.isfinite(lower) and lower > 0):
+        return None
+    forces = [(abs(w), origin()) for w, _, origin in parts]
+    force = _sum(forces, up)
+    return None if force is None else _pulled(Fraction(lower), Fraction(force))
+
+
+def _from_quadratics(energy: Composition) -> tuple[float, float] | None:
+    """⟨x, ∇E⟩ ≥ m|x|² - (|k| + G)|x| where E is ½xᵀQx + kx and a function of slope at most G, and Q ⪰ m > 0."""
+    from ctrlgen.energies.mixture import split
+
+    found = split(energy)
+    if found is None or found.polynomial.higher != 0:
+        return None
+    low, _ = quadratic_bounds(found.polynomial.quadratic)
+    force = above_root(sum((v * v for v in found.polynomial.linear), Fraction(0)))
+    return _pulled(Fraction(low), Fraction(force) + found.rest)
+
+
 def slope_at_origin(energy: Energy) -> float | None:
     """A number that |∇E(0)| certainly does not exceed; None where balls do not reach it."""
     if isinstance(energy, Quadratic) and not energy.mean.any():
@@ -223,14 +256,12 @@ def slope_at_origin(energy: Energy) -> float | None:
     from ctrlgen.prove.traced import Traced
 
     try:
-        from flint import arb
+        from flint import arb, ctx
 
-        traced = Traced(energy.potential, energy.dim)
-        origin = [arb(0)] * energy.dim
-        slopes = traced.slopes(origin)
+        with ctx.workprec(BITS):  # the caller's precision must not show
+            slopes = Traced(energy.potential, energy.dim).slopes([arb(0)] * energy.dim)
+            if slopes is None or not all(s.is_finite() for s in slopes):
+                return known
+            return up(sum((s * s for s in slopes), arb(0)).sqrt())
     except (Undefined, Unsupported):
         return known
-    if slopes is None or not all(s.is_finite() for s in slopes):
-        return known
-    square = sum((s * s for s in slopes), arb(0))
-    return float(np.nextafter(float(square.sqrt().upper()), np.inf))

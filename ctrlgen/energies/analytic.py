@@ -113,7 +113,7 @@ class GaussianMixture(Energy):
         weights = np.ones(count) if weights is None else vector("weights", weights, count)
         if (weights <= 0).any():
             raise ValueError(f"weights must be positive; got {weights}. Leave out components of weight zero.")
-        self.means, self.covariances, self.weights = means, full, weights / weights.sum()
+        self.means, self.covariances, self.weights = means, full, shares(weights)
         self.temperature, self.dim = positive("temperature", temperature), dim
         cholesky = np.linalg.cholesky(full)
         inverse = np.stack([np.linalg.inv(c) for c in cholesky])
@@ -196,6 +196,13 @@ class GaussianMixture(Energy):
             square = sum(float(precision[i, j]) * y[i] * y[j] for i in d for j in d)
             total += float(weight / np.sqrt(np.linalg.det(2 * np.pi * covariance))) * sp.exp(-square / 2)
         return -self.temperature * sp.log(total)
+
+
+def shares(weights: np.ndarray) -> np.ndarray:
+    """Positive weights, scaled to sum 1, however large they are."""
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    return weights / total if np.isfinite(total) else shares(weights / weights.max())
 
 
 def _tree_reduce(function, parts):

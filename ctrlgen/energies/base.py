@@ -44,6 +44,13 @@ class Properties:
     gradient_bound: float | None = None
     oscillation: float | None = None
 
+    def __post_init__(self) -> None:
+        """A bound beyond the range of floats says nothing."""
+        for name in ("hessian_lower", "hessian_upper", "dissipativity", "gradient_bound", "oscillation"):
+            value = getattr(self, name)
+            if value is not None and not np.isfinite(value).all():
+                object.__setattr__(self, name, None)
+
 
 class Energy(eqx.Module):
     """A static scalar energy E(x) without a time argument: the controller block u = -∇E.

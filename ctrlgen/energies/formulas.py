@@ -7,6 +7,7 @@ of its parts: sin in [-1, 1], exp of a range, an even power above 0. What neithe
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import sympy as sp
 from flint import arb, ctx, fmpq
 
+from ctrlgen.continuity import JumpError, conditions
 from ctrlgen.energies.base import Properties
+from ctrlgen.energies.spectral import down
 from ctrlgen.formula import rationalise
 from ctrlgen.prove.balls import Unsupported
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
@@ -36,23 +39,49 @@ def formula_properties(expr: Any, states: tuple) -> Properties:
 
 
 def _established(expr: Any, states: tuple) -> Properties:
+    values = value_range(expr)
+    spread = None if values is None else values[1] - values[0]
+    oscillation = above(spread) if spread is not None and spread.is_finite() else None
+    if not twice_differentiable(expr):
+        return Properties(oscillation=oscillation)
     hessian = sp.hessian(expr, states)
     slopes = [value_range(sp.diff(expr, s)) for s in states]
     bound = None
     if all(known is not None for known in slopes):
         square = sum((_size(known) ** 2 for known in slopes if known is not None), arb(0))
         bound = above(square.sqrt()) if square.is_finite() else None
-    values = value_range(expr)
-    spread = None if values is None else values[1] - values[0]
     lower, upper = least_eigenvalue(hessian, states), least_eigenvalue(-hessian, states)
-    low = None if lower is None else float_below(lower[0])
+    low = None if lower is None else _float_below(lower[0])
     return Properties(
         hessian_lower=low,
-        hessian_upper=None if upper is None else -float_below(upper[0]),
+        hessian_upper=None if upper is None else -_float_below(upper[0]),
         dissipativity=_dissipativity(expr, states, low),
         gradient_bound=bound,
-        oscillation=above(spread) if spread is not None and spread.is_finite() else None,
+        oscillation=oscillation,
     )
+
+
+def _float_below(value: Any) -> float:
+    return down(Fraction(int(value.p), int(value.q)))
+
+
+def twice_differentiable(expr: Any) -> bool:
+    """Is a formula certainly twice differentiable on the whole space? Its derivatives, as formulas, do not tell.
+
+    A function that jumps may have the derivative of one that does not: atan(tan(x)), atan2(x, -1), Piecewise.
+    """
+    try:
+        needed = conditions(expr.replace(sp.sech, lambda u: 1 / sp.cosh(u)), 2)
+    except JumpError:
+        return False
+    return all(_holds(value_range(e), sign) for e, sign in needed)
+
+
+def _holds(known: Range | None, sign: str) -> bool:
+    if known is None:
+        return False
+    low, high = known
+    return bool(low > 0 or (sign == "≥ 0" and low >= 0) or (sign == "≠ 0" and high < 0))
 
 
 def least_eigenvalue(
@@ -74,7 +103,10 @@ def least_eigenvalue(
         return Claim(text=f"P ⪰ {b} I", states=states, matrix=poly - b * sp.eye(n), strict=False)
 
     if all(sp.sympify(entry).is_number for entry in poly):
-        estimate = float(np.linalg.eigvalsh(np.array(poly, float))[0])
+        numbers = np.array(poly, float)
+        if not np.isfinite(numbers).all():
+            return None
+        estimate = float(np.linalg.eigvalsh(numbers)[0])
     elif _falls(poly, states):
         return None
     else:
@@ -255,6 +287,8 @@ def _monotone(function: Callable[[arb], arb], low: arb, high: arb) -> Callable[[
 
     def rule(known: Range) -> Range:
         a, b = known
+        if not all(end.is_finite() or end > 0 or end < 0 for end in known):
+            raise Unsupported("an end of a range has no certain sign.")  # beyond what balls hold
         return function(a) if a.is_finite() else (low if a < 0 else high), function(b) if b.is_finite() else (
             high if b > 0 else low
         )

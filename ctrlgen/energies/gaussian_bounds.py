@@ -165,7 +165,10 @@ def mixture_properties(means: Shaped, covariances: Shaped, factors: Shaped, temp
     members: dict[bytes, list[int]] = {}
     for k in range(len(mu)):
         members.setdefault(sigma[k].tobytes() + root[k].tobytes(), []).append(k)
-    kinds = [(_precision(sigma[own[0]], root[own[0]]), mu[own]) for own in members.values()]
+    try:
+        kinds = [(_precision(sigma[own[0]], root[own[0]]), mu[own]) for own in members.values()]
+    except np.linalg.LinAlgError:
+        return Properties()
     low, high = min(p.low for p, _ in kinds), max(p.high for p, _ in kinds)
     upper = up(epsilon * Fraction(high))
     if low <= 0:

@@ -18,10 +18,11 @@ import numpy as np
 
 from ctrlgen.checks import positive
 from ctrlgen.energies.algebra import Composition
+from ctrlgen.energies.analytic import shares
 from ctrlgen.energies.base import Energy, Properties, default_states
 from ctrlgen.energies.neural import MLPEnergy
 from ctrlgen.energies.spectral import above_root, down, up
-from ctrlgen.energies.tails import Tail, fractions, tail
+from ctrlgen.energies.tails import Bend, Tail, bend, curvatures, fractions, tail, total_bend
 from ctrlgen.energies.trained import TrainedEnergy
 
 
@@ -136,6 +137,24 @@ def _(energy: MixtureEnergy) -> Tail | None:
     return Tail(first.quadratic, first.linear, first.higher, exact)
 
 
+@bend.register
+def _(energy: Composition, u: np.ndarray) -> Bend | None:
+    return total_bend(energy.terms, energy.weights.tolist(), u)
+
+
+@bend.register
+def _(energy: MixtureEnergy, u: np.ndarray) -> Bend | None:
+    known = [bend(term, u) for term in energy.terms]
+    ends = [k for k in known if k is not None]
+    return (min(low for low, _ in ends), min(high for _, high in ends)) if len(ends) == len(known) else None
+
+
+@curvatures.register
+def _(energy: MixtureEnergy) -> list[np.ndarray]:
+    every = [curvatures(term) for term in energy.terms]
+    return [m for known in every for m in known] if all(every) else []
+
+
 def mixture(
     energies: Sequence[Energy],
     temperature: float,
@@ -157,7 +176,7 @@ def mixture(
         temperature: ε > 0 [energy].
         weights: wₖ > 0, scaled to sum 1; equal when omitted.
         normalised: weigh the Gibbs measures rather than exp(-Eₖ/ε). The Zₖ are closed forms where they are known, and
-            come from `measure.log_partition` elsewhere (up to three dimensions by quadrature).
+            come from `measure.log_partition` elsewhere: quadrature in up to three dimensions, annealing above.
         log_partitions: log Zₖ at ε, one number or `Estimate` an energy, where you know them; implies `normalised`.
 
     Raises:
@@ -181,7 +200,7 @@ def mixture(
             f"weights must be {len(energies)} positive finite numbers, one an energy; got {weights}. "
             "Leave out terms of weight zero."
         )
-    offsets = np.log(values / values.sum())
+    offsets = np.log(shares(values))
     if log_partitions is not None:
         given = np.array([float(z) for z in log_partitions])
         if given.shape != (len(energies),) or not np.isfinite(given).all():
@@ -211,7 +230,7 @@ def _log_partition(energy: Energy, temperature: float) -> float:
 
 def _slope_gap(terms: Sequence[Energy]) -> float | None:
     """D ≥ sup |∇Eᵢ - ∇Eⱼ| over all pairs of terms; None where no bound is established."""
-    splits = [_split(term) for term in terms]
+    splits = [split(term) for term in terms]
     gap = 0.0
     for i, one in enumerate(splits):
         for other in splits[:i]:
@@ -244,24 +263,31 @@ class _Split:
         return up(Fraction(above_root(square)) + self.rest + other.rest)
 
 
-def _split(energy: Energy) -> _Split | None:
+def split(energy: Energy) -> _Split | None:
     """The polynomial part of an energy, with a bounded slope beside it; None where none is known."""
     if isinstance(energy, Composition):
-        parts = [_split(term) for term in energy.terms]
+        parts = [split(term) for term in energy.terms]
         weights = [Fraction(float(w)) for w in energy.weights]
         whole = [part.scaled(w) for w, part in zip(weights, parts, strict=True) if part is not None]
         return sum(whole[1:], whole[0]) if len(whole) == len(parts) else None
     if isinstance(energy, MLPEnergy):
-        return _Split(_bowl(energy, np.zeros(energy.dim), np.ones(energy.dim)), Fraction(energy.network_gradient_bound))
+        return _of_network(energy, np.zeros(energy.dim), np.ones(energy.dim))
     if isinstance(energy, TrainedEnergy) and isinstance(energy.network, MLPEnergy):
-        rest = energy.network.network_bounds(energy.scale).gradient
-        return _Split(_bowl(energy.network, energy.center, energy.scale), Fraction(rest))
+        return _of_network(energy.network, energy.center, energy.scale)
     bound, found = energy.properties.gradient_bound, tail(energy)
     if found is not None and found.exact:
         return _Split(found, Fraction(0))
     if bound is not None:
         return _Split(Tail(*_zeros(energy.dim)), Fraction(bound))
     return None
+
+
+def _of_network(network: MLPEnergy, center: np.ndarray, scale: np.ndarray) -> _Split | None:
+    try:
+        rest = network.network_bounds(scale).gradient
+    except ValueError:
+        return None
+    return _Split(_bowl(network, center, scale), Fraction(rest)) if network.is_finite else None
 
 
 def _bowl(network: MLPEnergy, center: np.ndarray, scale: np.ndarray) -> Tail:

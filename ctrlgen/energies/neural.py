@@ -127,6 +127,12 @@ class MLPEnergy(Energy):
         return Parameters([np.asarray(w) for w in self.weights], self.frequencies, self.activation, scale)
 
     @property
+    def is_finite(self) -> bool:
+        """Are all numbers of the network finite? It is a function of the state only then."""
+        arrays = (*self.weights, *self.biases, *(() if self.frequencies is None else (self.frequencies,)))
+        return all(bool(np.isfinite(np.asarray(a)).all()) for a in arrays)
+
+    @property
     def network_gradient_bound(self) -> float:
         """G with |∇network| ≤ G everywhere [energy / length]."""
         return self.network_bounds().gradient
@@ -145,6 +151,8 @@ class MLPEnergy(Energy):
         With |∇network| ≤ G: ⟨x, ∇E⟩ ≥ c|x|² - G|x| ≥ (c/2)|x|² - G²/(2c), and ∇²E lies within the network's bounds
         shifted by c. A network of "relu" has kinks: no Hessian bounds.
         """
+        if not self.is_finite:
+            return Properties()
         try:
             known, c = self.network_bounds(), Fraction(self.confinement)
         except ValueError:

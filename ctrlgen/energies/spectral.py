@@ -11,6 +11,7 @@ the residual decides (Rump, BIT 46 (2006) 433).
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -24,10 +25,13 @@ STEPS = (2.0**-53, 2.0**-50, 2.0**-46, 2.0**-40, 2.0**-30, 2.0**-20, 2.0**-8)  #
 
 
 def down(value: Any) -> float:
-    """The largest float that is not above a rational number (or a ball of python-flint)."""
+    """The largest float that is not above a rational number (or a ball of python-flint); infinite below them all."""
     if not isinstance(value, (int, float, Fraction)):
         return math.nextafter(float(value.lower()), -math.inf)
-    out = float(value)
+    try:
+        out = float(value)
+    except OverflowError:
+        return sys.float_info.max if value > 0 else -math.inf
     return out if not math.isfinite(out) or Fraction(out) <= value else math.nextafter(out, -math.inf)
 
 
@@ -38,7 +42,9 @@ def up(value: Any) -> float:
 
 def above_root(value: Any) -> float:
     """A float that is at least the square root of a rational number ≥ 0, to the last bits."""
-    near = math.sqrt(up(value))
+    value = Fraction(value)
+    halves = max(0, value.numerator.bit_length() - value.denominator.bit_length() - 1000) // 2  # out of reach of floats
+    near = math.ldexp(math.sqrt(up(value / 4**halves)), halves)
     while Fraction(near) ** 2 < value:
         near = math.nextafter(near, math.inf)
     return near
@@ -114,7 +120,8 @@ def spectrum_bounds(matrix: Any) -> tuple[float, float]:
         return float(np.diag(matrix).min()), float(np.diag(matrix).max())
     if given and len(matrix) > BALLS:
         none = np.zeros_like(matrix)
-        return lowest_eigenvalue(matrix, none), -lowest_eigenvalue(-matrix, none)
+        with np.errstate(over="ignore", invalid="ignore"):  # such bounds come out infinite or NaN
+            return lowest_eigenvalue(matrix, none), -lowest_eigenvalue(-matrix, none)
     values = np.linalg.eigvalsh(matrix if given else middle(matrix))
     scale = float(np.abs(values).max())
     with ctx.workprec(BITS):

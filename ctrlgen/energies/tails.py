@@ -100,7 +100,9 @@ def _(energy: GaussianMixture) -> Tail | None:
 
 
 @tail.register
-def _(energy: MLPEnergy) -> Tail:
+def _(energy: MLPEnergy) -> Tail | None:
+    if not energy.is_finite:
+        return None
     return Tail(
         exact_diagonal([Fraction(energy.confinement)] * energy.dim), _zeros(energy.dim), exact=False
     )  # a network is Lipschitz
@@ -129,17 +131,17 @@ def _of_formula(energy: Energy) -> Tail | None:
 
     states = default_states(None, energy.dim)
     try:
-        poly = sp.Poly(energy.symbolic(states), *states)
-    except sp.PolynomialError:
+        formula = sp.sympify(energy.symbolic(states))
+        exact = {v: _rational(Fraction(float(v))) for v in formula.atoms(sp.Float)}  # or expansion would round
+        poly = sp.Poly(formula.xreplace(exact), *states)
+    except (sp.PolynomialError, OverflowError, ValueError):
         return None
-    if not all(c.is_Rational or c.is_Float for c in poly.coeffs()):
+    if not all(c.is_Rational for c in poly.coeffs()):
         return None
     d = energy.dim
     quadratic, linear, higher = _square(np.zeros((d, d))), _zeros(d), sp.Integer(0)
     for powers, coefficient in poly.terms():
-        value = (
-            Fraction(float(coefficient)) if coefficient.is_Float else Fraction(int(coefficient.p), int(coefficient.q))
-        )
+        value = Fraction(int(coefficient.p), int(coefficient.q))
         where = [i for i, n in enumerate(powers) for _ in range(n)]
         if len(where) == 2:
             i, j = where
@@ -162,6 +164,137 @@ def total(terms: Sequence[Energy], weights: Sequence[float]) -> Tail | None:
         part = part.scaled(Fraction(float(weight)))
         out = part if out is None else out + part
     return out
+
+
+def find_escape(terms: Sequence[Energy], weights: Sequence[float]) -> Escape | None:
+    """A direction in which exp(-E/ε) certainly has infinite mass for E = Σ wᵢ Eᵢ; None if none was found."""
+    found = total(terms, weights)
+    return escape(found) if found is not None else _escape_along_rays(terms, weights)
+
+
+Bend = tuple[Fraction, Fraction]
+
+
+@singledispatch
+def bend(energy: Energy, u: np.ndarray) -> Bend | None:
+    """Bounds of c(u) where |E(x) - ½c(x)| ≤ k(1 + |x|), with c continuous and c(ru) = r²c(u); None where not known."""
+    found = tail(energy)
+    if found is None or found.higher != 0:
+        return None
+    value: Any = u @ found.quadratic @ u
+    return value, value
+
+
+@bend.register
+def _(energy: GaussianMixture, u: np.ndarray) -> Bend:
+    # the least of the components' quadratics: those of the factors that are computed with, and of the covariances
+    from flint import fmpq, fmpq_mat
+
+    low, high, d = [], [], energy.dim
+    column = fmpq_mat(d, 1, [fmpq(v.numerator, v.denominator) for v in u])
+    for covariance, factor in zip(energy.covariances, energy.factors, strict=True):
+        image = fractions(factor) @ u if factor.ndim == 2 else fractions(factor) * u
+        matrix = fmpq_mat(d, d, [fmpq(*v.as_integer_ratio()) for v in covariance.ravel().tolist()])
+        exact = (column.transpose() * matrix.solve(column))[0, 0]
+        both = (sum((v * v for v in image), Fraction(0)), Fraction(int(exact.p), int(exact.q)))
+        low.append(min(both))
+        high.append(max(both))
+    epsilon = Fraction(energy.temperature)
+    return epsilon * min(low), epsilon * min(high)
+
+
+@bend.register
+def _(energy: TrainedEnergy, u: np.ndarray) -> Bend | None:
+    return bend(energy.network, u / fractions(energy.scale))
+
+
+def total_bend(terms: Sequence[Energy], weights: Sequence[float], u: np.ndarray) -> Bend | None:
+    """Bounds of c(u) of Σ wᵢ Eᵢ."""
+    low = high = Fraction(0)
+    for term, weight in zip(terms, weights, strict=True):
+        known = bend(term, u)
+        if known is None:
+            return None
+        ends = sorted(Fraction(float(weight)) * v for v in known)
+        low, high = low + ends[0], high + ends[1]
+    return low, high
+
+
+@singledispatch
+def curvatures(energy: Energy) -> list[np.ndarray]:
+    """Matrices, in floats, of the quadratics of which an energy follows the least far out; none where not known.
+
+    What is guessed from them is decided by `bend`.
+    """
+    found = tail(energy)
+    return [] if found is None else [found.quadratic.astype(np.float64)]
+
+
+@curvatures.register
+def _(energy: GaussianMixture) -> list[np.ndarray]:
+    return [energy.temperature * np.linalg.inv(c) for c in energy.covariances]
+
+
+@curvatures.register
+def _(energy: TrainedEnergy) -> list[np.ndarray]:
+    return [m / energy.scale / energy.scale[:, None] for m in curvatures(energy.network)]
+
+
+def _escape_along_rays(terms: Sequence[Energy], weights: Sequence[float]) -> Escape | None:
+    """As `escape`, where some terms follow the least of several quadratics, or one that has no exact numbers."""
+    dim, tails = terms[0].dim, [tail(term) for term in terms]
+    parts = [found.scaled(Fraction(float(w))) for w, found in zip(weights, tails, strict=True) if found is not None]
+    higher = sum((part.higher for part in parts), 0)
+    options = [curvatures(term) for term in terms]
+    guesses = []
+    for k in range(min(max(len(o) for o in options), DIRECTIONS)):
+        whole = sum((w * o[k % len(o)] for w, o in zip(weights, options, strict=True) if o), np.zeros((dim, dim)))
+        if np.isfinite(whole).all():
+            guesses.append(np.linalg.eigh(whole)[1][:, 0])
+    if higher != 0:
+        return _escape_of_highest(higher, terms, tails, np.array([*np.eye(dim), *guesses]))
+    for direction in (*np.eye(dim), *guesses):
+        rough = sum(w * min((direction @ m @ direction for m in o), default=-np.inf * w)
+                    for w, o in zip(weights, options, strict=True))  # fmt: skip
+        if rough > 0:  # exact numbers are slow
+            continue
+        u = fractions(direction)
+        known = total_bend(terms, weights, u)
+        if known is None:
+            return None
+        if known[1] < 0:
+            fall = float(known[1] / (u @ u)) / 2
+            return Escape(direction / np.linalg.norm(direction), f"E falls like {fall:.4g} r² there")
+    return None
+
+
+def _escape_of_highest(
+    higher: Any, terms: Sequence[Energy], tails: Sequence[Tail | None], directions: np.ndarray
+) -> Escape | None:
+    """A direction in which the terms of highest degree, 3 or more, fall; terms without a tail grow quadratically."""
+    import sympy as sp
+
+    dim = directions.shape[1]
+    one = fractions(np.eye(dim)[0])
+    if dim > MOST_SYMBOLIC or any(t is None and bend(e, one) is None for e, t in zip(terms, tails, strict=True)):
+        return None
+    states = default_states(None, dim)
+    poly = sp.Poly(higher, *states)
+    degree = poly.total_degree()
+    top = sp.Poly.from_dict({m: c for m, c in poly.terms() if sum(m) == degree}, *states)
+    for direction in directions:
+        u = fractions(direction)
+        value = Fraction(0)
+        for powers, c in top.terms():
+            size = Fraction(int(c.p), int(c.q))
+            for v, n in zip(u, powers, strict=True):
+                size *= v**n
+            value += size
+        if value < 0 or (degree % 2 == 1 and value != 0):
+            way = direction if value < 0 else -direction
+            length = float(np.linalg.norm(way))
+            return Escape(way / length, f"E falls like {-abs(float(value)) / length**degree:.4g} r^{degree} there")
+    return None
 
 
 def escape(found: Tail) -> Escape | None:

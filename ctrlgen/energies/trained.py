@@ -125,7 +125,10 @@ class TrainedEnergy(Energy):
         slopes = [] if inner.gradient_bound is None else [Fraction(inner.gradient_bound) / least]
         dissipativity = None
         if isinstance(self.network, MLPEnergy) and inner != Properties():
-            known, c = self.network.network_bounds(self.scale), Fraction(self.network.confinement)
+            try:
+                known, c = self.network.network_bounds(self.scale), Fraction(self.network.confinement)
+            except ValueError:  # a scale beyond all measure
+                return Properties()
             if known.hessian is not None:
                 lowers.append(Fraction(known.hessian[0]) + c / largest**2)
                 uppers.append(Fraction(known.hessian[1]) + c / least**2)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -10,6 +11,7 @@ from scipy.integrate import solve_ivp
 import ctrlgen as cg
 from ctrlgen.certify.euler_theorem import Constants, constants_of, floor_at, proved_bound, steps_needed
 from ctrlgen.certify.stopping import APriori
+from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.plants.gaussian import GaussianPlant
 
 BOUNDS = ["vempala-wibisono", "sharp"]
@@ -261,6 +263,32 @@ def test_refuses_other_plants(plant, schedule, what):
     loop = cg.ClosedLoop(plant, cg.Quadratic(np.eye(2)), schedule=schedule)
     with pytest.raises(ValueError, match=f"APriori is a theorem about .* got .*{what}"):
         loop.simulate(cg.Gaussian([0.0, 0.0], np.eye(2)), 1.0, stop=APriori(0.1), particles=10)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_delta_of_another_type_is_the_number_that_it_is(kind):
+    """NumPy compares a float with float16(0.05) in the digits of float16: a bound above it would pass."""
+    for value in np.linspace(0.05, 0.06, 12):
+        plan = APriori(kind(value)).plan(LINE, 1.0, initial_mean=[2.0], initial_covariance=[[1.0]])
+        assert plan.verdict.status is cg.Status.PROVED
+        assert plan.bound <= float(kind(value))
+
+
+@pytest.mark.parametrize(("stiffness", "temperature"), [(1e200, 1.0), (1e-200, 1.0), (1.0, 1e-200)])
+def test_constants_beyond_float_arithmetic_are_said(stiffness, temperature):
+    with pytest.raises(ValueError, match="out of reach of float arithmetic"):
+        APriori(0.1).plan(cg.Quadratic([[stiffness]]), temperature, initial_kl=1.0)
+
+
+def test_refuses_a_function_with_derivatives_of_its_own():
+    """Particles would move by half of the gradient, to another law than exp(-E/ε)."""
+    half = cg.CallableEnergy(lambda x: 0.5 * x[0] * jax.lax.stop_gradient(x[0]), 1)
+    assert half.gradient(np.array([2.0])) == 1.0
+    with pytest.raises(ValueError, match="a function holds stop_gradient"):
+        APriori(0.02).plan(half, 1.0, initial_kl=1.0)
+    for other in (half + LINE, cg.mixture([half, LINE], 1.0), TrainedEnergy(half)):
+        with pytest.raises(ValueError, match="a function holds stop_gradient"):
+            APriori(0.02).plan(other, 1.0, initial_kl=1.0)
 
 
 def test_refuses_what_is_not_established_by_name():

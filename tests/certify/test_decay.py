@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,6 +103,30 @@ def test_another_temperature_or_energy_is_refuted():
 def test_the_same_energy_built_twice_is_the_same():
     again = cg.Quadratic(np.diag([1.0, 4.0]), [0.5, 0.0])
     assert verify(QUADRATIC, 0.5, cg.GaussianPlant(0.5), again).status is cg.Status.PROVED
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_temperature_of_another_type_is_the_number_that_it_is(kind):
+    """NumPy takes 0.1 for equal to float32(0.1), which is another number: the loop has another Gibbs measure."""
+    assert kind(0.1) == 0.1
+    assert verify(QUADRATIC, 0.1, cg.GaussianPlant(kind(0.1))).status is not cg.Status.PROVED
+    assert verify(QUADRATIC, float(kind(0.1)), cg.GaussianPlant(kind(0.1))).status is cg.Status.PROVED
+
+
+def test_the_temperature_of_the_claim_is_not_rounded():
+    assert "ε = 0.1234567," in verify(QUADRATIC, 0.1234567, cg.GaussianPlant(0.1234567)).claim
+
+
+def test_nothing_is_decided_where_particles_follow_another_gradient():
+    half = cg.CallableEnergy(lambda x: 0.5 * x[0] * jax.lax.stop_gradient(x[0]), 1)
+    own = verify(half, 1.0, cg.Langevin(1.0, 0.01), measure=False)
+    assert own.status is cg.Status.UNDECIDED
+    assert "a function holds stop_gradient" in own.reason
+    grid = cg.FokkerPlanckGrid([(-5, 5)], (100,), 1.0)  # a grid knows the values of E alone
+    assert verify(half, 1.0, grid).status is cg.Status.PROVED
+    # they do keep this measure, which the flow along the gradient of x²/2 does not
+    other = verify(cg.Quadratic([[0.5]]), 1.0, cg.Langevin(1.0, 0.01), half)
+    assert other.status is cg.Status.UNDECIDED
 
 
 def test_what_is_not_decided_says_why():

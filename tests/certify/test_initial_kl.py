@@ -107,6 +107,21 @@ def test_what_is_missing_is_said():
         initial_kl(HALF, 1.0, [0.0], [[-1.0]])
 
 
+def test_a_bound_beyond_floats_is_not_one():
+    assert float_above(arb("1e400")) == np.inf
+    for energy in (HALF, HALF + cg.SymbolicEnergy("sin(x)", ["x"])):
+        with pytest.raises(ValueError, match="beyond the range of floats"):
+            initial_kl(energy, 1.0, [1e160], [[1.0]])
+
+
+def test_a_covariance_is_what_particles_are_drawn_with():
+    """A `Gaussian` tolerates a skew part of 1e-10, 0.85 nats near a singular matrix; draws use the lower triangle."""
+    start = cg.Gaussian([0.0, 0.0], [[1.0, 1 - 1e-10], [1 - 1e-11, 1.0]])
+    truth = -0.5 * np.log(1 - float(start.covariance[1, 0]) ** 2)
+    assert initial_kl(cg.Quadratic(np.eye(2)), 1.0, start.mean, start.covariance).value >= truth
+    assert truth > 12.3
+
+
 def test_numbers_are_rounded_to_the_safe_side():
     third = arb(1) / 3
     assert exact(float_above(third)) * 3 >= 1

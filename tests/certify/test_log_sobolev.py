@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ import sympy as sp
 import ctrlgen as cg
 from ctrlgen.certify.constants import established
 from ctrlgen.certify.log_sobolev import log_sobolev
+from ctrlgen.certify.pieces import at_least
+from ctrlgen.energies.tails import fractions
+from ctrlgen.energies.trained import TrainedEnergy
 
 
 def gap(energy, temperature, half, cells=400):
@@ -217,3 +221,64 @@ def test_the_proof_of_the_lipschitz_factor():
     w = sp.Symbol("w", positive=True)  # w = e^{-2s}
     total = sp.integrate((length**2 + length / sp.sqrt(1 - w)) / 2, (w, 0, 1))
     assert sp.simplify(total - (length**2 / 2 + length)) == 0
+
+
+@pytest.mark.parametrize(
+    ("energy", "temperature"),
+    [
+        (cg.Quadratic([[1e-300]]), 1e-300),
+        (cg.DoubleWell(1, barrier=1e-10), 1e300),
+        (cg.SymbolicEnergy("x**2/2 + 1e200*sin(x)", ["x"]), 1e-200),
+    ],
+)
+def test_numbers_at_the_ends_of_the_floats_are_no_errors(energy, temperature):
+    verdict = log_sobolev(energy, temperature)
+    if isinstance(energy, cg.Quadratic):
+        assert verdict.constant == pytest.approx(1.0, rel=1e-9)
+    assert verdict.status in (cg.Status.PROVED, cg.Status.UNDECIDED)
+
+
+def test_the_temperature_of_the_claim_is_not_rounded():
+    assert "ε = 0.1234567:" in log_sobolev(cg.Quadratic([[1.0]]), 0.1234567).claim
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["weights", "biases"])
+def test_nothing_is_proved_of_a_network_with_numbers_that_are_not_finite(where, value):
+    network = cg.MLPEnergy(1, width=4, depth=1, confinement=1.0)
+    broken = eqx.tree_at(lambda m: getattr(m, where)[0], network, getattr(network, where)[0] * 0 + value)
+    for energy in (broken, TrainedEnergy(broken), broken + cg.Quadratic([[1.0]])):
+        assert log_sobolev(energy, 1.0).status is cg.Status.UNDECIDED
+
+
+def test_the_rate_is_no_overflow_of_twice_the_temperature():
+    """2ε is beyond the floats, 2εα = 20 is not."""
+    verdict = log_sobolev(cg.Quadratic([[10.0]]), 1.5e308)
+    assert verdict.rate is None or 0 < verdict.rate <= 20.0
+
+
+@pytest.mark.parametrize("dim", [3, 30])
+def test_what_is_proved_stands_again_in_any_dimension(dim):
+    """The bounds of these are attained: the matrices that have to be ⪰ 0 are singular."""
+    bowl, seen = cg.Quadratic(np.eye(dim)), cg.LeastSquares(np.ones(dim), 1.0, 0.5)
+    for energy in (bowl, bowl + seen, cg.Ring(1.0, 1.0, dim)):
+        verdict = log_sobolev(energy, 1.0)
+        assert verdict.status is cg.Status.PROVED
+        assert verdict.recheck()
+        for name in ("hessian_lower", "hessian_upper"):
+            found = established(energy, name)
+            assert found is None or all(step.recheck() for step in found[1])
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01, metric=np.linspace(1.0, 2.0, dim)), bowl)
+    assert cg.KLLyapunov(bowl, 1.0).verify(loop).recheck()
+    assert not at_least(fractions(np.eye(dim)), 1.0 + 1e-15)
+    assert at_least(fractions(np.eye(dim)), 1.0)
+
+
+def test_a_check_reads_the_function_again():
+    """A function may change with what it refers to, and is remembered by its identity."""
+    stiffness = {"value": 2.0}
+    energy = cg.CallableEnergy(lambda x: stiffness["value"] * x[0] ** 2 / 2 + jnp.sin(x[0]) / 8, 1)
+    verdict = log_sobolev(energy, 1.0)
+    assert verdict.recheck()
+    stiffness["value"] = 1.0
+    assert not verdict.recheck()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -10,7 +11,7 @@ from scipy.stats import norm
 import ctrlgen as cg
 from ctrlgen.certify.dissipation import gaussian_fisher, look_error
 from ctrlgen.certify.stein import SteinFunctions, widened
-from ctrlgen.certify.stopping import DissipationBelow, FreeEnergyPlateau, SteinResidual
+from ctrlgen.certify.stopping import DissipationBelow, FreeEnergyPlateau, KLBelow, SteinResidual
 from ctrlgen.loop import Moment, Start
 
 OU = cg.Quadratic(np.diag([1.0, 2.0]))
@@ -327,6 +328,24 @@ def test_dissipation_of_particles_is_judged_one_step_ahead_and_true():
     short = loop.simulate(start, 0.3, particles=1500, stop=DissipationBelow(delta))
     assert short.certificate.status is cg.Status.UNDECIDED
     assert "DissipationBelow was not met: the last bound of I(ρ‖ρ*) was" in short.message
+
+
+@pytest.mark.parametrize("rule", [DissipationBelow, KLBelow])
+def test_delta_of_another_type_is_the_number_that_it_is(rule):
+    """NumPy compares a float with float16(0.1) in the digits of float16: a bound above it would pass."""
+    response = cg.ClosedLoop(cg.GaussianPlant(1.0), LINE).simulate(cg.Gaussian([1.0], [[1.0]]), 1.0, record=2)
+    bound = rule(1.0).verify(response).bound  # I/2 = KL for this start: only the mean is displaced
+    delta = np.float16(bound)
+    wide = delta if float(delta) < bound else np.nextafter(delta, np.float16(0))
+    assert rule(wide).verify(response).status is cg.Status.UNDECIDED
+    assert type(rule(wide).delta) is float
+
+
+def test_dissipation_needs_the_gradient_of_the_energy_itself():
+    half = cg.CallableEnergy(lambda x: 0.5 * x[0] * jax.lax.stop_gradient(x[0]), 1)
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01), half)
+    with pytest.raises(ValueError, match="a function holds stop_gradient"):
+        loop.simulate(cg.Gaussian([1.0], [[1.0]]), 1.0, stop=DissipationBelow(0.1))
 
 
 def test_looks_share_the_error(monkeypatch):

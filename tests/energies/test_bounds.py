@@ -489,6 +489,35 @@ def test_numbers_that_are_no_numbers_establish_nothing():
             network_bounds(Parameters([np.asarray(w) for w in broken.weights], None, broken.activation))
 
 
+@pytest.mark.parametrize("layer", [0, -1])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bias_that_is_no_number_establishes_nothing(layer, value):
+    made = network("silu")
+    broken = eqx.tree_at(lambda n: n.biases[layer], made, made.biases[layer].at[0].set(value))
+    assert broken.properties == cg.Properties()
+    assert cg.TrainedEnergy(broken, [1.0, 2.0], [2.0, 3.0]).properties == cg.Properties()
+    assert (broken + cg.Quadratic(np.eye(2))).properties == cg.Properties()
+
+
+def test_constants_beyond_the_range_of_floats_are_not_established():
+    far = cg.Quadratic(np.eye(2), [1e200, 0.0])
+    assert (far.properties.hessian_lower, far.properties.dissipativity) == (1.0, None)
+    assert (far + cg.Quadratic(np.eye(2))).properties.hessian_upper == 2.0
+    matrix = np.random.default_rng(0).normal(size=(40, 40))
+    large = cg.Quadratic((matrix @ matrix.T + np.eye(40)) * 1e200)
+    assert large.properties.hessian_upper is None
+    assert cg.TrainedEnergy(network("silu"), scale=[1e-31, 1.0]).properties == cg.Properties()
+    assert cg.LeastSquares([[1.0, 2.0]], [1.0], 1e-200).properties.hessian_upper is None
+    assert spectral.down(Fraction(10) ** 400) == np.finfo(float).max
+    assert spectral.up(Fraction(10) ** 400) == np.inf
+
+
+def test_a_covariance_that_cannot_be_inverted_reliably_establishes_nothing():
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))[0]
+    covariance = (rotation * np.logspace(-12, 3, 40)) @ rotation.T
+    assert cg.GaussianMixture(np.eye(3, 40), (covariance + covariance.T) / 2).properties == cg.Properties()
+
+
 @pytest.mark.parametrize(
     "energy",
     [

@@ -1,11 +1,15 @@
 """Bounds of formulas on the whole space against samples far and near, and against known values."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sympy as sp
 
 import ctrlgen as cg
-from ctrlgen.energies.formulas import value_range
+from ctrlgen.energies.base import Properties
+from ctrlgen.energies.formulas import twice_differentiable, value_range
+
+X = sp.Symbol("x", real=True)
 
 FORMULAS = [
     "x**2/2 + cos(3*x)/4",
@@ -97,3 +101,49 @@ def test_ranges(text, low, high):
 def test_what_may_be_undefined_has_no_range(text):
     x, s = sp.symbols("x sp", real=True)
     assert value_range(sp.sympify(text, locals={"x": x, "sp": s})) is None
+
+
+@pytest.mark.parametrize(
+    "expr",
+    [
+        "x**2 + atan(tan(x))",
+        "x**2 + atan2(sin(x), cos(x))",
+        "atan2(x, -1)",
+        sp.Piecewise((X**2, X > 0), (X**2 + 1, True)),
+        X**2 + sp.arg(X),
+        sp.acot(X),
+    ],
+)
+def test_a_jump_that_the_derivatives_do_not_show_leaves_nothing_established(expr):
+    assert cg.SymbolicEnergy(expr, ["x"]).properties == Properties()
+
+
+def test_a_callable_with_a_jump_establishes_nothing():
+    assert cg.CallableEnergy(lambda x: x[0] ** 2 + jnp.arctan(jnp.tan(x[0])), 1).properties == Properties()
+
+
+@pytest.mark.parametrize(
+    ("text", "smooth"),
+    [
+        (X**2 + sp.sech(X), True),
+        ("log(cosh(x))", True),
+        ("1/(2 + sin(x))", True),
+        ("1/(sin(x) - 2)", True),
+        ("sqrt(2 + cos(x))", True),
+        ("x**(5/2)", False),
+        ("1/x", False),
+        ("log(x)", False),
+        ("Abs(x)", False),
+        ("sign(x)", False),
+    ],
+)
+def test_what_is_twice_differentiable_by_its_form(text, smooth):
+    assert twice_differentiable(cg.SymbolicEnergy(text, ["x"]).field.formula()) == smooth
+
+
+def test_ends_beyond_what_balls_hold_tell_nothing():
+    inner = sp.exp(sp.exp(sp.exp(100 * sp.sin(X))))  # up to exp(exp(e^100))
+    assert value_range(sp.tanh(inner)) is None  # it was (1, -0.99)
+    assert cg.SymbolicEnergy(sp.tanh(inner), ["x"]).properties.oscillation is None
+    steep = cg.SymbolicEnergy(sp.cos(10**200 * X), ["x"]).properties
+    assert (steep.hessian_lower, steep.oscillation) == (None, pytest.approx(2.0))

@@ -1,5 +1,6 @@
 """What is particular to each energy: exact values, samples, constants, and refusals."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,10 @@ from scipy import stats
 
 import ctrlgen as cg
 from ctrlgen.energies.algebra import Composition
+
+SOFT = cg.MLPEnergy(2, width=16, depth=2, confinement=0.5)
+SOFT = eqx.tree_at(lambda e: e.weights[0], SOFT, SOFT.weights[0] * 8)  # curved: its bounds decide little
+KINKED = cg.MLPEnergy(2, width=8, activation="relu", confinement=0.5)
 
 
 def test_quadratic_against_the_definition(rng):
@@ -44,6 +49,12 @@ def test_mixture_far_out_does_not_overflow():
     x = jnp.asarray([[1e4, 0.0], [-1e4, 1e4]], jnp.float32)
     assert np.isfinite(energy(x)).all()
     assert np.isfinite(energy.gradient(x)).all()
+
+
+def test_weights_whose_sum_overflows_are_weights():
+    whole = cg.GaussianMixture([[0.0], [1.0]], 1.0, weights=[1e308, 1e308])
+    assert whole.weights.tolist() == [0.5, 0.5]
+    np.testing.assert_array_equal(cg.mixture([cg.Ring(), cg.Ring()], 1.0, [1e308, 1e308]).offsets, np.log([0.5, 0.5]))
 
 
 def test_mixture_samples_have_its_moments():
@@ -120,6 +131,8 @@ def test_composition_refusals():
         cg.compose([cg.Ring(), cg.Ring()], [1.0])
     with pytest.raises(ValueError, match="finite"):
         cg.Ring() * float("nan")
+    with pytest.raises(ValueError, match=r"weights of nested compositions multiply; got \[inf\]"):
+        1e200 * (1e200 * cg.Ring())
     with pytest.raises(TypeError, match=r"energies\[1\] must be an Energy; got int"):
         cg.compose([cg.Ring(), 3])  # pyright: ignore
     with pytest.raises(TypeError):
@@ -203,3 +216,26 @@ def test_network_matches_numpy(rng):
     hidden = hidden / (1 + np.exp(-hidden))
     expected = (hidden @ w[2].T + b[2])[:, 0] + 0.15 * (x**2).sum(axis=1)
     np.testing.assert_allclose(energy(x), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights"),
+    [
+        ([cg.Quadratic(np.diag([20.0, 60.0]), [1.0, -2.0]), SOFT], [1.0, -0.5]),  # convex
+        ([cg.Quadratic(np.eye(2), [1.0, -2.0]), SOFT], [1.0, -0.5]),  # the quadratic parts are
+        ([cg.Quadratic(np.eye(2)), KINKED], [1.0, -0.5]),
+        ([cg.Quadratic(np.eye(2)), cg.TrainedEnergy(KINKED, [3.0, 1.0], [0.8, 2.0])], [1.0, -0.5]),
+        ([cg.SymbolicEnergy("x**2 + x*y + y**2 - 3*x", ["x", "y"]), KINKED], [1.0, -0.5]),
+    ],
+)
+def test_a_sum_keeps_its_dissipativity_when_a_network_is_subtracted(energies, weights, rng):
+    energy = cg.compose(energies, weights)
+    a, b = energy.properties.dissipativity
+    x = rng.normal(size=(2000, 2)) * rng.choice([0.1, 1.0, 10.0, 100.0], size=(2000, 1))
+    assert a > 0
+    assert ((x * energy.gradient(x)).sum(axis=1) >= a * (x**2).sum(axis=1) - b - 1e-9).all()
+
+
+def test_a_sum_with_a_network_that_is_no_function_claims_nothing():
+    broken = eqx.tree_at(lambda e: e.biases[0], SOFT, SOFT.biases[0] * np.nan)
+    assert cg.compose([cg.Quadratic(np.eye(2)), broken], [1.0, -0.5]).properties == cg.Properties()

@@ -1,10 +1,15 @@
 """Where sums of energies escape: refused with the direction, and never where a Gibbs measure exists."""
 
+from fractions import Fraction
+
+import equinox as eqx
 import numpy as np
 import pytest
+import sympy as sp
 
 import ctrlgen as cg
-from ctrlgen.energies.tails import escape, tail, total
+from ctrlgen.energies.tails import escape, find_escape, tail, total
+from ctrlgen.energies.trained import TrainedEnergy
 
 ROUND = cg.Quadratic(np.eye(2))
 
@@ -87,3 +92,70 @@ def test_tails_are_exact():
     energy = cg.load_energy("pinwheel")
     far = 1e6 * np.array([[0.6, 0.8]])
     assert energy(far)[0] == pytest.approx(float(far[0] @ scaled.quadratic.astype(float) @ far[0]) / 2, rel=1e-3)
+
+
+TILTED = [[1.0, 0.6], [0.6, 1.0]]  # its precision has eigenvalues 1/1.6 and 1/0.4
+ONE = cg.GaussianMixture([[0, 0], [3.0, 1.0]], TILTED)
+TWO = cg.GaussianMixture([[0, 0], [3.0, 1.0]], [TILTED, np.diag([0.2, 5.0])])
+OR = cg.mixture([cg.Quadratic([[2.0, 1.0], [1.0, 2.0]]), cg.Quadratic(np.eye(2), [1.0, 2.0])], 0.5)
+MOVED = TrainedEnergy(ONE, center=[1.0, 2.0], scale=[2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights"),
+    [
+        ([ONE, ROUND], [1, -0.64]),
+        ([ROUND, ONE], [1, -0.41]),
+        ([TWO, ROUND], [1, -0.21]),
+        ([ROUND, TWO], [1, -0.41]),
+        ([OR, ROUND], [1, -1.01]),
+        ([ROUND, OR], [1, -1.01]),
+        ([MOVED, ROUND], [1, -0.25]),
+        ([TrainedEnergy(cg.mixture([OR + ROUND, TWO], 1.0), scale=[2.0, 2.0]), ROUND], [1, -0.06]),
+        ([cg.MLPEnergy(2, width=4, confinement=0.1, activation="relu"), TWO], [1, -0.5]),
+        ([TWO, cg.LeastSquares([[0.0, 1.0]], [1.0], 0.5)], [1, -1]),
+        ([TWO, cg.DoubleWell()], [1, -1]),  # the fourth power of the second decides
+        ([TWO, symbolic("x**3")], [1, -0.1]),
+    ],
+)
+def test_mixtures_of_any_covariance_are_refused_where_they_fall(energies, weights):
+    with pytest.raises(ValueError, match="no Gibbs measure at any temperature: along the direction"):
+        cg.compose(energies, weights)
+    energy, found = cg.compose(energies, weights, check=False), find_escape(energies, weights)
+    values = energy(np.array([1e4, 1e5, 1e6])[:, None] * found.direction)
+    assert np.linalg.norm(found.direction) == pytest.approx(1)
+    assert (values < 0).all()
+    assert (np.diff(values) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights"),
+    [
+        ([ONE, ROUND], [1, -0.62]),
+        ([ROUND, ONE], [1, -0.39]),
+        ([TWO, ROUND], [1, -0.19]),
+        ([ROUND, TWO], [1, -0.39]),
+        ([OR, ROUND], [1, -0.99]),
+        ([ROUND, OR], [1, -0.99]),  # it follows the least of its terms
+        ([cg.DoubleWell(), TWO], [1, -0.4]),
+        ([TWO, cg.Funnel()], [1, -1]),  # not known
+    ],
+)
+def test_mixtures_of_any_covariance_are_not_refused_where_they_rise(energies, weights):
+    assert find_escape(energies, weights) is None
+    assert cg.compose(energies, weights).dim == 2
+
+
+def test_a_network_that_is_no_function_has_no_tail():
+    network = cg.MLPEnergy(2, width=4)
+    broken = eqx.tree_at(lambda e: e.biases[0], network, network.biases[0].at[0].set(np.nan))
+    assert tail(network) is not None
+    assert tail(broken) is None
+    assert tail(TrainedEnergy(broken, scale=[2.0, 2.0])) is None
+
+
+def test_the_tail_of_a_formula_with_floats_is_not_rounded():
+    ring = cg.Ring(0.3, 0.7, dim=1)
+    factor, square = sorted((Fraction(float(v)) for v in ring.symbolic().atoms(sp.Float)), reverse=True)
+    assert square < 0 < factor  # of factor (|x|² + square)²
+    assert tail(ring).quadratic.tolist() == [[4 * factor * square]]
