@@ -42,9 +42,10 @@ def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
     if value is None:
         return None
     check = _check(energy, name, value)
-    text = _in_words(name, energy, value)
+    text, trust = _in_words(name, energy, value), taken_on_trust(energy)
     if not isinstance(energy, Composition):
-        return value, [premise(text, f"its form and parameters ({type(energy).__name__})", check, "interval")]
+        rule = f"its form and parameters ({type(energy).__name__})"
+        return value, [premise(text, rule, check, "interval", trust)]
     steps = []
     for weight, term in zip(energy.weights, energy.terms, strict=True):
         own = OPPOSITE.get(name, name) if weight < 0 else name
@@ -52,7 +53,21 @@ def established(energy: Energy, name: Name) -> tuple[float, list[Step]] | None:
         if known is not None:
             what = _in_words(own, term, known)
             steps.append(premise(what, f"weight {weight:g}", _check(term, own, known), "interval"))
-    return value, [*steps, premise(text, RULES[name], check, "interval")]
+    return value, [*steps, premise(text, RULES[name], check, "interval", trust)]
+
+
+def taken_on_trust(energy: Energy) -> tuple[str, ...]:
+    """What is assumed of an energy's constants: nothing for the classes here, its word for any other."""
+    kind = type(energy)
+    if not kind.__module__.startswith("ctrlgen."):
+        return (f"the constants of {kind.__name__} are as its own .properties states them",)
+    return tuple(dict.fromkeys(words for part in _parts(energy) for words in taken_on_trust(part)))
+
+
+def _parts(energy: Energy) -> list[Energy]:
+    """The energies that this one is made of."""
+    inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [part for part in inside if isinstance(part, Energy)]
 
 
 def _check(energy: Energy, name: str, value: float) -> Callable[[], bool]:
@@ -75,9 +90,7 @@ def other_gradient(energy: Energy) -> str:
     Constants are those of the real function, particles move by what JAX takes for its derivative.
     """
     if not isinstance(energy, CallableEnergy):
-        inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
-        told = (other_gradient(part) for part in inside if isinstance(part, Energy))
-        return next((words for words in told if words), "")
+        return next((words for words in map(other_gradient, _parts(energy)) if words), "")
     try:
         code = str(trace(energy.function, (energy.dim,)))
     except (TypeError, ValueError):

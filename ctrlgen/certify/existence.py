@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ctrlgen.certify.constants import taken_on_trust
 from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.tails import Escape, Tail, confined, escape, tail, total
+from ctrlgen.energies.tails import Escape, Tail, confined, find_escape, tail, total
 
 TEXT = "the Gibbs measure exists: exp(-E/ε) is integrable"
 
@@ -21,7 +22,8 @@ def gibbs_measure_exists(energy: Energy) -> Step | None:
     if known is not None and known[0] > 0:
         a, b = known
         rule = f"dissipativity ⟨x, ∇E⟩ ≥ {shown_down(a)}|x|² - {shown_up(b)}, so E grows quadratically"
-        return premise(TEXT, rule, lambda: energy.properties.dissipativity == known, "interval")
+        trust = taken_on_trust(energy)
+        return premise(TEXT, rule, lambda: energy.properties.dissipativity == known, "interval", trust)
     found = _tail(energy)
     if found is not None and confined(found):
         rule = "a positive definite quadratic part, and at most linear growth beyond it"
@@ -31,8 +33,9 @@ def gibbs_measure_exists(energy: Energy) -> Step | None:
 
 def where_it_escapes(energy: Energy) -> Escape | None:
     """A direction in which exp(-E/ε) certainly has infinite mass at every temperature; None where none was found."""
-    found = _tail(energy)
-    return None if found is None else escape(found)
+    if isinstance(energy, Composition):
+        return find_escape(energy.terms, energy.weights.tolist())
+    return find_escape([energy], [1.0])
 
 
 def refuse_without_gibbs(energy: Energy) -> None:

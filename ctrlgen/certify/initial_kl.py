@@ -89,7 +89,7 @@ def split(energy: Energy) -> tuple[Form | None, Energy | None]:
     ]  # fmt: skip
     quadratic = [(exact(w), t) for w, t in terms if isinstance(t, (Quadratic, LeastSquares))]
     rest = [(w, t) for w, t in terms if not isinstance(t, (Quadratic, LeastSquares))]
-    other = compose([t for _, t in rest], [w for w, _ in rest]) if rest else None
+    other = compose([t for _, t in rest], [w for w, _ in rest], check=False) if rest else None
     if not quadratic:
         return None, other
     d = energy.dim
@@ -108,7 +108,7 @@ def _quadratic_terms(energy: Energy) -> Energy:
         return energy
     pairs = zip(map(float, energy.weights), energy.terms, strict=True)
     kept = [(w, t) for w, t in pairs if isinstance(t, (Quadratic, LeastSquares))]
-    return compose([t for _, t in kept], [w for w, _ in kept])
+    return compose([t for _, t in kept], [w for w, _ in kept], check=False)
 
 
 def _coefficients(term: Quadratic | LeastSquares) -> tuple[list[list[fmpq]], list[fmpq], fmpq]:

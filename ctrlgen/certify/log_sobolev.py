@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from ctrlgen.certify.constants import taken_on_trust
 from ctrlgen.certify.piece import Piece, Way
 from ctrlgen.certify.pieces import formula_of, ways
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
@@ -109,7 +110,9 @@ def log_sobolev(energy: Energy, temperature: float, *, timeout: float = 30.0) ->
             text, [*proof.facts, missing("a useful α", words)], kind=LogSobolev, deadline=deadline, log_constant=found
         )
     shown, fall = shown_down(alpha), f"V decays at the rate 2εα = {shown_down(rate)}"
-    last = premise(f"α ≥ {shown}", proof.rule, lambda: _down(proof.log_constant()) >= found, "interval")
+    last = premise(
+        f"α ≥ {shown}", proof.rule, lambda: _down(proof.log_constant()) >= found, "interval", taken_on_trust(energy)
+    )
     return combine(
         f"{text}, α = {shown}", [*proof.facts, last], meaning=fall,
         kind=LogSobolev, deadline=deadline, constant=alpha, log_constant=found, rate=rate,

@@ -30,7 +30,9 @@ class Premise:
         return bool(self.check())
 
 
-def premise(text: str, rule: str, check: Callable[[], bool], method: str = "exact") -> Step:
+def premise(
+    text: str, rule: str, check: Callable[[], bool], method: str = "exact", assumptions: tuple[str, ...] = ()
+) -> Step:
     """One established fact as a proved step of a verdict.
 
     Args:
@@ -38,9 +40,14 @@ def premise(text: str, rule: str, check: Callable[[], bool], method: str = "exac
         rule: how it follows, with its source.
         check: computes it again rigorously, for `Verdict.recheck`.
         method: "exact" (rationals), "interval" (balls) or "symbolic" (a theorem applied to the steps before it).
+        assumptions: what is taken for granted.
     """
     claim = Claim(text=text, states=(), strict=False, kind="premise")
-    return Step(claim, Outcome(status=Status.PROVED, method=method, reason=rule, certificate=Premise(claim, check)))
+    found = Premise(claim, check)
+    return Step(
+        claim,
+        Outcome(status=Status.PROVED, method=method, reason=rule, certificate=found, assumptions=assumptions),
+    )
 
 
 def missing(text: str, reason: str) -> Step:

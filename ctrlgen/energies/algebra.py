@@ -101,14 +101,14 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
     Args:
         energies: at least one energy, all of one dimension.
         weights: one finite number each; ones when omitted. Terms of weight zero are dropped.
-        check: refuse a sum that is known to have no Gibbs measure. A multiple of one energy, such as -E, is never
-            refused, because it is there to be added to others; `check=False` builds any sum (a flow without noise
-            needs no Gibbs measure).
+        check: refuse a sum that is known to have no Gibbs measure. One energy and its multiples, such as -E, are never
+            refused, because they are there to be added to others; `check=False` builds any sum (a flow without noise
+            needs no Gibbs measure, nor does a part of a larger sum).
 
     Raises:
         TypeError: something is not an Energy.
-        ValueError: no energies, dimensions or lengths disagree, a weight is not finite, or the sum falls in some
-            direction so that exp(-E/ε) is not integrable at any temperature; the message says in which.
+        ValueError: no energies, dimensions or lengths disagree, a weight is not finite, or the sum falls or is level
+            in some direction so that exp(-E/ε) is not integrable at any temperature; the message says in which.
     """
     energies = list(energies)
     if not energies:
@@ -140,9 +140,7 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
 
 
 def _refuse_without_gibbs(energy: Composition) -> None:
-    """Raise where a negative weight makes the sum fall for certain."""
-    if (energy.weights >= 0).all():
-        return
+    """Raise where the sum certainly falls, or stays level, in some direction."""
     from ctrlgen.energies.tails import find_escape
 
     found = find_escape(energy.terms, energy.weights.tolist())
@@ -150,8 +148,8 @@ def _refuse_without_gibbs(energy: Composition) -> None:
         where = np.array2string(found.direction, precision=4, threshold=8)
         raise ValueError(
             f"this composition has no Gibbs measure at any temperature: along the direction {where} {found.reason}, so "
-            f"exp(-E/ε) is not integrable. Weights are {energy.weights.tolist()}: subtract less, or add a confining "
-            "term in the same call of compose (check=False builds it all the same)."
+            f"exp(-E/ε) is not integrable. Weights are {energy.weights.tolist()}: subtract less, or add what "
+            "confines it in the same call of compose (check=False builds it all the same)."
         )
 
 

@@ -6,7 +6,7 @@ most linearly. Tails add with their weights. Where p falls along a direction, ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import singledispatch
@@ -312,6 +312,8 @@ def confined(found: Tail) -> bool:
 def _quadratic_escape(found: Tail) -> Escape | None:
     values, vectors = np.linalg.eigh(found.quadratic.astype(np.float64))
     size = max(abs(values).max(), 1e-300)
+    if values[0] > 1e-9 * size:  # exact numbers are slow, and would find nothing
+        return None
     for direction in (*np.eye(len(values)), vectors[:, 0]):
         u = fractions(direction)
         bend = u @ found.quadratic @ u
@@ -338,9 +340,10 @@ def _polynomial_escape(found: Tail) -> Escape | None:
         whole += sum(_rational(k) * s for k, s in zip(found.linear, states, strict=True))
     r, base = sp.Symbol("r", real=True), sp.symbols(f"_b1:{d + 1}", real=True)
     least = 1 if found.exact else 2
+    rises = _rises(sp.Poly(whole, *states))
     for direction in _directions(found):
         u = [sp.Rational(round(float(v) * 64), 64) for v in direction]
-        if not any(u):
+        if not any(u) or rises(np.array(u, np.float64)):
             continue
         line = whole.subs({s: b + r * v for s, b, v in zip(states, base, u, strict=True)}, simultaneous=True)
         poly = sp.Poly(sp.expand(line), r)
@@ -364,6 +367,18 @@ def _polynomial_escape(found: Tail) -> Escape | None:
                     way, f"E falls like {fall:.4g} r^{poly.degree()} (r in units of {[str(v) for v in u]}) there"
                 )
     return None
+
+
+def _rises(poly: Any) -> Callable[[np.ndarray], bool]:
+    """Is the form of highest degree clearly positive in a direction? Then E rises there: no exact number is needed."""
+    degree = poly.total_degree()
+    top = [(np.array(powers), float(c)) for powers, c in poly.terms() if sum(powers) == degree]
+    size = max(abs(c) for _, c in top)
+
+    def rises(u: np.ndarray) -> bool:
+        return degree % 2 == 0 and sum(c * float(np.prod(u**p)) for p, c in top) > 1e-9 * size
+
+    return rises
 
 
 def _directions(found: Tail) -> Iterator[np.ndarray]:

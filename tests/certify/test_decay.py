@@ -160,6 +160,27 @@ def test_no_gibbs_measure_is_refused_with_the_direction():
         verify(falling, 1.0, cg.Langevin(1.0, 0.01))
     with pytest.raises(ValueError, match="not integrable"):
         verify(-1.0 * cg.Ring(), 1.0, cg.Langevin(1.0, 0.01))
+    two = cg.GaussianMixture([[0.0, 0.0], [3.0, 1.0]], [[[1.0, 0.6], [0.6, 1.0]], np.eye(2)])
+    wide = cg.compose([two, cg.Quadratic(np.eye(2))], [1.0, -0.7], check=False)
+    with pytest.raises(ValueError, match="not integrable"):
+        verify(wide, 1.0, cg.Langevin(1.0, 0.01))
+
+
+class Bowl(cg.Quadratic):
+    """A class of the user's own, which may compute what it likes and say what it likes of it."""
+
+
+@pytest.mark.parametrize("wrapped", [lambda e: e, lambda e: e + cg.Quadratic(np.eye(2)), lambda e: 2.0 * e])
+def test_the_word_of_a_class_of_ones_own_is_an_assumption(wrapped):
+    words = "the constants of Bowl are as its own .properties states them"
+    verdict = verify(wrapped(Bowl(np.eye(2))), 1.0, cg.Langevin(1.0, 0.01))
+    assert verdict.status is cg.Status.PROVED
+    assert words in verdict.assumptions
+    assert words not in verify(wrapped(cg.Quadratic(np.eye(2))), 1.0, cg.Langevin(1.0, 0.01)).assumptions
+    plan = cg.stopping.APriori(0.1).plan(
+        wrapped(Bowl(np.eye(2))), 1.0, initial_mean=np.zeros(2), initial_covariance=np.eye(2)
+    )
+    assert words in plan.verdict.assumptions
 
 
 def test_existence_is_established_or_left_open():

@@ -159,3 +159,20 @@ def test_the_tail_of_a_formula_with_floats_is_not_rounded():
     factor, square = sorted((Fraction(float(v)) for v in ring.symbolic().atoms(sp.Float)), reverse=True)
     assert square < 0 < factor  # of factor (|x|² + square)²
     assert tail(ring).quadratic.tolist() == [[4 * factor * square]]
+
+
+@pytest.mark.parametrize(
+    ("energies", "words"),
+    [
+        ([cg.SymbolicEnergy("-2*x**2", ["x"]), cg.Quadratic([[1.0]])], r"\[1\.\] E falls like -1\.5 r²"),
+        ([cg.LeastSquares([[1.0, 0]], [v], 1.0) for v in (1.0, 2.0)], r"\[0\. 1\.\] E is constant"),
+        ([cg.SymbolicEnergy("x**2", ["x", "y"]), cg.SymbolicEnergy("x**4 - y", ["x", "y"])], "E falls like -1 r"),
+    ],
+    ids=["concave", "observations", "linear"],
+)
+def test_sums_with_positive_weights_are_refused_where_they_do_not_confine(energies, words):
+    with pytest.raises(ValueError, match=words):
+        energies[0] + energies[1]
+    parts = cg.compose(energies, check=False)
+    whole = cg.compose([parts, cg.SymbolicEnergy("x**4 + y**4", ["x", "y"]) if parts.dim == 2 else cg.DoubleWell(1)])
+    assert len(whole.terms) == 3  # what confines them may come later
