@@ -48,6 +48,7 @@ class Start:
         steps: how many the run may take.
         step: time per step.
         schedule: t -> factor on the temperature; None when static.
+        particles: how many there are; None where that is not known.
     """
 
     plant: Plant
@@ -56,6 +57,7 @@ class Start:
     steps: int
     step: float
     schedule: Callable | None = None
+    particles: int | None = None
 
 
 class Monitor(Protocol):
@@ -190,6 +192,7 @@ class ClosedLoop:
         start = Start(
             plant=self.plant, energy=self.controller, initial=initial, step=step, schedule=schedule,
             steps=max(1, int(np.ceil(duration / step - 1e-6))),
+            particles=particles if hasattr(initial, "sample") else next(iter(np.shape(initial)), None),
         )  # fmt: skip
         monitor = None if stop is None else stop.monitor(start)
         run = self.plant.start(

@@ -15,7 +15,7 @@ from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.initial_kl import column, exact, float_above, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
-from ctrlgen.certify.looks import LookMonitor, look_error
+from ctrlgen.certify.looks import BATCHES, LookMonitor, look_error
 from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
@@ -26,7 +26,6 @@ from ctrlgen.loop import Start
 from ctrlgen.prove.claim import Status
 
 BITS = 256
-BATCHES = 40  # of the jackknife: Student's quantile at the confidence of late looks is not much above the normal one
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,12 @@ class _DissipationMonitor(LookMonitor):
     def unmet(self) -> str:
         if self.look == 0:
             return "DissipationBelow was not met: it was never evaluated"
+        more = f"; the grid's own KL was {self.own:.4g}" if self.own else ""
+        if self.start.plant.kind == "particles":
+            more = "; longer steps and more particles make it tighter, and KLBelow bounds KL itself"
         return (
             f"DissipationBelow was not met: the last bound of I(ρ‖ρ*) was {shown_up(self.bound)}, and "
-            f"2αδ = {shown_down(self.limit)} was asked"
-            + (f"; the grid's own KL was {self.own:.4g}" if self.own else "")
+            f"2αδ = {shown_down(self.limit)} was asked{more}"
         )
 
     def judged(self, law: str, density: str) -> KLBound:

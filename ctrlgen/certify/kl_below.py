@@ -13,15 +13,13 @@ from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.existence import refuse_without_gibbs
 from ctrlgen.certify.initial_kl import initial_kl
-from ctrlgen.certify.looks import LookMonitor, look_error
+from ctrlgen.certify.looks import BATCHES, LookMonitor, look_error
 from ctrlgen.certify.premise import shown_up
 from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import Start
 from ctrlgen.prove.claim import Status
-
-BATCHES = 40  # of the jackknife
 
 
 @dataclass(frozen=True)

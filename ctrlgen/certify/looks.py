@@ -12,6 +12,8 @@ from ctrlgen.certify.apriori import KLBound
 from ctrlgen.loop import Moment, Start
 from ctrlgen.prove.claim import Status
 
+BATCHES = 40  # of the jackknife: Student's quantile at the confidence of late looks is not much above the normal one
+
 
 def look_error(total: float, look: int) -> float:
     """The part of an error probability that the look number 1, 2, ... may spend: 6 total / (π² look²), in sum total."""
@@ -36,6 +38,11 @@ class LookMonitor:
         self.look, self.where, self.met = 0, None, False
         self.due: tuple[int, ...] | None = None
         if start.plant.kind == "particles":
+            if start.particles is not None and start.particles < 2 * BATCHES:
+                raise ValueError(
+                    f"{type(rule).__name__} needs at least {2 * BATCHES} particles for its error; got "
+                    f"{start.particles}. Start more."
+                )
             interval = rule.interval or start.steps * start.step / 100
             self.every = max(1, round(interval / start.step)) if start.step else 1
             self.due = self._next(0)

@@ -390,3 +390,15 @@ def test_without_a_gibbs_measure_there_is_no_kl(plant):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         KLBelow(**arguments)
+
+
+@pytest.mark.parametrize("rule", [KLBelow(0.1), cg.stopping.DissipationBelow(0.1)], ids=["kl", "dissipation"])
+@pytest.mark.parametrize("start", [np.zeros((79, 1)) + np.arange(79)[:, None], cg.Gaussian([0.0], 1.0)])
+def test_too_few_particles_are_refused_before_the_run(rule, start):
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.1), LINE)
+    with pytest.raises(ValueError, match="needs at least 80 particles for its error; got 79"):
+        loop.simulate(start, 1.0, stop=rule, particles=79)
+    assert loop.simulate(np.random.default_rng(0).normal(size=(80, 1)), 1.0, stop=rule).status in (
+        "completed",
+        "stopped",
+    )
