@@ -11,6 +11,7 @@ Run: python analysis/stopping_calibration.py --seed 0 [--quick] [--out figures]
 
 import argparse
 import math
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # thousands of small products: threads would wait more than work
 import numpy as np
 from scipy import sparse
 from scipy.special import expit

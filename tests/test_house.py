@@ -11,7 +11,19 @@ import ctrlgen as cg
 ROOT = Path(cg.__file__).parent
 # A module imports at its top only from its own line or the lines above.
 LINES = [
-    {"estimate", "precision", "checks", "schedule", "formula", "continuity", "scalars", "trace", "objects", "field"},
+    {
+        "estimate",
+        "precision",
+        "threads",
+        "checks",
+        "schedule",
+        "formula",
+        "continuity",
+        "scalars",
+        "trace",
+        "objects",
+        "field",
+    },
     {"domain"},
     {"prove"},
     {"datasets"},

@@ -16,6 +16,7 @@ from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
 from ctrlgen.loop import Moment, Start
 from ctrlgen.prove.claim import Status
+from ctrlgen.threads import one_blas_thread
 
 DIRECTIONS = 8  # coordinates that Stein functions are made of; random directions above this dimension
 WAVES = 8  # cosines among the Stein functions
@@ -70,6 +71,7 @@ class SteinFunctions:
         self.names = ["E", *s, *(f"{s[i]}·{s[j]}" if i != j else f"{s[i]}²" for i, j in self.pairs)]
         self.names += [f"cosine {k + 1}" for k in range(WAVES)] + [f"{name}/√(1 + |x|²)" for name in s]
 
+    @one_blas_thread
     def residuals(self, x: np.ndarray, energy: Energy, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """The means of εΔφ - ∇φ·∇E over particles x (n, d) and their standard errors, each (K,)."""
         first = measure.stein_residual(x, energy, temperature)

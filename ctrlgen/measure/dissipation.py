@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist
 from ctrlgen.energies.base import EXACT_LAPLACIAN_DIM, Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
+from ctrlgen.threads import one_blas_thread
 
 _FOLDS = 5
 _SHARE = 20  # particles a bump, at least
@@ -24,6 +25,7 @@ _QUADRATIC_DIM = 16  # above this the quadratic potentials keep their diagonal o
 _RIDGES = (1e-6, 1e-4, 1e-2, 1.0)  # on features of size 1
 
 
+@one_blas_thread
 def stein_residual(x: Any, energy: Energy, temperature: float) -> Estimate:
     """E[ε ΔE - |∇E|²] over particles x (n, d), which is d/dt E[E] along the closed loop [energy² / length²].
 
@@ -43,6 +45,7 @@ def stein_residual(x: Any, energy: Energy, temperature: float) -> Estimate:
     return Estimate(float(terms.mean()), math.hypot(terms.std(ddof=1) / math.sqrt(len(x)), temperature * common))
 
 
+@one_blas_thread
 def fisher(x: Any, energy: Energy, temperature: float) -> Estimate:
     """Relative Fisher information I(ρ‖ρ*) = E|∇log ρ + ∇E/ε|² of particles x (n, d): a lower bound [1 / length²].
 

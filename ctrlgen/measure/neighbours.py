@@ -16,6 +16,7 @@ from scipy.special import digamma, polygamma
 
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
+from ctrlgen.threads import one_blas_thread
 
 MODELLED = 10  # dimensions up to which the balls are corrected
 _FITTED = 2000  # particles that the model is fitted to
@@ -37,6 +38,7 @@ def distances(tree: np.ndarray, x: np.ndarray, k: int) -> np.ndarray:
     return out
 
 
+@one_blas_thread
 def surprise(x: np.ndarray, k: int, energy: Energy | None = None) -> np.ndarray:
     """Terms (n,) whose mean estimates the entropy: Kozachenko-Leonenko's, with the balls corrected by a model."""
     n, d = x.shape

@@ -29,6 +29,7 @@ from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
 from ctrlgen.measure.partition import log_partition as _log_partition
 from ctrlgen.precision import float64
+from ctrlgen.threads import one_blas_thread
 
 _STREAM = 7_083_051  # apart from the stream of a user who drew x by default_rng(key)
 _BLOCK = 2**18  # pairs of draw and Gaussian at a time: 2 MB, which fits a cache
@@ -60,6 +61,7 @@ class UpperBound(Estimate):
     confidence: float = field(kw_only=True)
 
 
+@one_blas_thread
 def kl_transition(
     x: Any,
     energy: Energy,
@@ -107,6 +109,7 @@ def kl_transition(
     return mixture.log_ratio(height.reshape(mixture.points.shape[:2]), log_z)
 
 
+@one_blas_thread
 def entropy_transition(
     x: Any,
     energy: Energy,
@@ -128,6 +131,7 @@ def entropy_transition(
     return Bracket(-out.value, out.error, lower=turned[0], upper=turned[1])
 
 
+@one_blas_thread
 def fisher_transition(
     x: Any,
     energy: Energy,
