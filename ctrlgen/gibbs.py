@@ -113,7 +113,9 @@ class Gibbs(Distribution):
 
     @cached_property
     def log_partition(self) -> Estimate:
-        """log Z = log ∫ exp(-E/ε) dx [nats]: a closed form where there is one, else `measure.log_partition`."""
+        """log Z = log ∫ exp(-E/ε) dx [nats]: a closed form where there is one, else `measure.log_partition`: quadrature
+        in up to three dimensions, annealing above.
+        """
         energy, temperature = self._core
         known = energy.log_partition(temperature)
         if known is None and self._gaussian is not None:

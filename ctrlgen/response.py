@@ -93,7 +93,10 @@ class Response:
 
     @cached_property
     def log_partition(self) -> Estimate | None:
-        """log Z of the Gibbs measure; None where no method reaches it (more than three dimensions)."""
+        """log Z of the Gibbs measure: a closed form, or quadrature in up to three dimensions; None elsewhere.
+
+        There `measure.log_partition` anneals, which takes seconds, and `measure.kl` accepts what it finds.
+        """
         temperature = getattr(self.plant, "reference_temperature", self.plant.temperature)
         known = self.energy_block.log_partition(temperature)
         if known is not None:
@@ -153,7 +156,8 @@ class Response:
                 if self.log_partition is None:
                     raise ValueError(
                         "kl needs log Z, which quadrature reaches in up to 3 dimensions; this energy has "
-                        f"{self.energy_block.dim}. Use free_energy, which differs from ε·kl by a constant."
+                        f"{self.energy_block.dim}. Use free_energy, which differs from ε·kl by a constant, or "
+                        "measure.kl(states, energy, temperature), which finds log Z by annealing."
                     )
                 arguments["log_partition"] = self.log_partition
             value = getattr(self.plant, name)(self.snapshots[k], self.energy_block, **arguments)

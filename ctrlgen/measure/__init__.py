@@ -1,5 +1,6 @@
 """How far a density is from its target: every sampled quantity is an `Estimate` with its standard error."""
 
+from ctrlgen.measure.annealed import Annealed
 from ctrlgen.measure.dissipation import fisher, stein_residual
 from ctrlgen.measure.distance import Moments, mmd, moments, sampling_floor, sliced_wasserstein2, wasserstein2
 from ctrlgen.measure.entropic import (
@@ -15,6 +16,7 @@ from ctrlgen.measure.partition import log_partition
 from ctrlgen.measure.transition import Bracket, UpperBound, entropy_transition, fisher_transition, kl_transition
 
 __all__ = [
+    "Annealed",
     "Bracket",
     "Moments",
     "UpperBound",

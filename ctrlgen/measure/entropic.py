@@ -71,7 +71,8 @@ def kl(x: Any, energy: Energy, temperature: float, log_partition: Any = None, k:
         x: particles (n, d).
         energy: E.
         temperature: ε > 0.
-        log_partition: log Z, a number or an `Estimate`; by quadrature when omitted, in at most 3 dimensions.
+        log_partition: log Z, a number or an `Estimate`; `measure.log_partition` when omitted: quadrature in up to three
+            dimensions, annealing above. Differences of `free_energy` need none.
         k: which neighbour.
 
     Returns:
@@ -81,11 +82,6 @@ def kl(x: Any, energy: Energy, temperature: float, log_partition: Any = None, k:
     k, temperature = check.count("k", k), check.positive("temperature", temperature)
     x = check.states("x", x, dim=energy.dim, least=k + 1)
     if log_partition is None:
-        if energy.dim > 3:
-            raise ValueError(
-                f"log_partition must be given in more than 3 dimensions (here {energy.dim}), where quadrature cannot "
-                "find it. Without it, compare free energies: ε KL differs from `free_energy` by a constant."
-            )
         log_partition = _log_partition(energy, temperature)
     log_z = log_partition if isinstance(log_partition, Estimate) else Estimate(float(log_partition))
     height = check.at_particles("energy", np.asarray(energy(x)))

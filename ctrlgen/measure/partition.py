@@ -1,17 +1,21 @@
-"""log Z of a Gibbs measure by adaptive quadrature, in one to three dimensions."""
+"""log Z of a Gibbs measure: by adaptive quadrature in one to three dimensions, by annealing in any."""
 
 from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
+from ctrlgen.measure.annealed import annealed
 
+Method = Literal["quadrature", "annealed", "thermodynamic"]
+_MOST = 3  # dimensions of a quadrature
+_PARTICLES = 2000
 _NODES = 5  # Gauss-Legendre nodes a side of a cell
 _CELLS = {1: 32, 2: 12, 3: 6}  # cells a side at the start
 _BATCH = 4096  # points an energy call, always the same number: one compilation
@@ -21,34 +25,78 @@ _ROUNDS = 60  # of growing the box
 
 
 def log_partition(
-    energy: Energy, temperature: float, bounds: Any = None, points: int | None = None, tolerance: float = 1e-6
+    energy: Energy,
+    temperature: float,
+    bounds: Any = None,
+    points: int | None = None,
+    tolerance: float | None = None,
+    *,
+    method: Method | None = None,
+    particles: int | None = None,
+    key: int = 0,
 ) -> Estimate:
-    """log Z = log ∫ exp(-E/ε) dx, by adaptive Gauss-Legendre quadrature in one to three dimensions.
+    """log Z = log ∫ exp(-E/ε) dx.
 
-    Without `bounds` the box is found: the deepest points of lattices on many scales are followed downhill, and
-    a box around them grows until its outermost cells hold less than 1e-12 of the mass. Cells are split
-    until the summed differences between a cell and its parts fall below `tolerance`, relative to Z.
+    "quadrature", adaptive, Gauss-Legendre, in one to three dimensions: without `bounds` the box is found: the deepest
+    points of lattices on many scales are followed downhill, and a box around them grows until its outermost cells hold
+    less than 1e-12 of the mass. Cells are split until the summed differences between a cell and its parts fall below
+    `tolerance`, relative to Z. Quadrature cannot see what lies between its points. Modes narrower than 1e-4 of the
+    distance between them, and far ends much narrower than the rest (the neck of a funnel: 1.5e-4 of the mass), may be
+    missed without the error showing it.
 
-    Quadrature cannot see what lies between its points. Modes narrower than 1e-4 of the distance between them, and
-    far ends much narrower than the rest (the neck of a funnel: 1.5e-4 of the mass), may be missed without the
-    error showing it.
+    "annealed", importance sampling along a path from a fitted Gaussian to the Gibbs measure, in any dimension: an
+    unbiased estimate of Z. "thermodynamic", the integral of E along the same path: often the smaller error, but it
+    needs a finite energy, and particles that keep up with the path. Either returns the other beside it.
+
+    Wells are looked for by descents from many distances around the origin, and the path starts above all that are
+    found; one that gets no particle all the same is in the error. A well that no descent enters (narrow beside a wide
+    one) is missed without the error showing it. Along thin curved valleys, in the neck of a funnel, and for networks of
+    many wells in many dimensions few particles count: look at `effective`, for errors are too small there by a factor
+    of 2 and more where it is below half of the particles.
 
     Args:
         energy: E.
         temperature: ε > 0 [energy].
-        bounds: (2, d), lower and upper corners: Z of the Gibbs measure restricted to that box.
-        points: how many evaluations of E may be spent; 2e6 in 1-D and 2-D, 2e7 in 3-D.
-        tolerance: relative error of Z that ends the refinement.
+        bounds: of a quadrature: (2, d), lower and upper corners: Z of the Gibbs measure restricted to that box.
+        points: of a quadrature: how many evaluations of E may be spent; 2e6 in 1-D and 2-D, 2e7 in 3-D.
+        tolerance: of a quadrature: relative error of Z that ends the refinement; 1e-6.
+        method: "quadrature", "annealed" or "thermodynamic"; quadrature in up to three dimensions, else annealed, when
+            omitted.
+        particles: of the other two: how many, at least 100; 2000.
+        key: of the other two: seed.
 
     Returns:
-        log Z [nats]; the error is the summed differences at the last split, an upper estimate. It exceeds the
-        tolerance where `points` did not suffice.
+        log Z [nats]. By quadrature the error is the summed differences at the last split, an upper estimate; it exceeds
+        the tolerance where `points` did not suffice. Else an `Annealed`, with a standard error.
 
     Raises:
-        ValueError: more than three dimensions; no Gibbs measure was found: exp(-E/ε) does not decay, or vanishes.
+        ValueError: quadrature in more than three dimensions; an argument that the method does not have; no Gibbs
+            measure was found: exp(-E/ε) does not decay, or vanishes; an energy that is NaN where particles come.
     """
-    found, total, error = cells(energy, temperature, bounds, points, tolerance)
-    return Estimate(math.log(total) - found.scaled.lowest, error / total)
+    how = ("quadrature" if energy.dim <= _MOST else "annealed") if method is None else method
+    if how not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}; got {method!r}.")
+    if how == "quadrature":
+        _refuse(how, particles=particles)
+        tolerance = check.positive("tolerance", 1e-6 if tolerance is None else tolerance)
+        found, total, error = cells(energy, temperature, bounds, points, tolerance)
+        return Estimate(math.log(total) - found.scaled.lowest, error / total)
+    _refuse(how, bounds=bounds, points=points, tolerance=tolerance)
+    temperature = check.positive("temperature", temperature)
+    particles = check.count("particles", _PARTICLES if particles is None else particles, least=100)
+    key = check.count("key", key, least=0)
+    return annealed(energy, temperature, particles, key, integrate=how == "thermodynamic")
+
+
+def _refuse(method: str, **arguments: Any) -> None:
+    """Arguments that a method does not have."""
+    for name, value in arguments.items():
+        if value is not None:
+            others = "'annealed' and 'thermodynamic'" if method == "quadrature" else f"'quadrature' (d <= {_MOST})"
+            raise ValueError(
+                f"{name} belongs to method {others}; got {name}={value!r} with method {method!r}. "
+                f"Leave {name} out, or name another method."
+            )
 
 
 def cells(
@@ -60,10 +108,10 @@ def cells(
         The cells, with ∫ exp((lowest - E)/ε) over each; the sum of those, and its error.
     """
     temperature, dim = check.positive("temperature", temperature), energy.dim
-    if dim > 3:
+    if dim > _MOST:
         raise ValueError(
-            f"log Z by quadrature needs at most 3 dimensions; this energy has {dim}. Differences of free energies "
-            "(`free_energy`) need no log Z."
+            f"log Z by quadrature needs at most {_MOST} dimensions; this energy has {dim}. "
+            "Use log_partition with method='annealed'."
         )
     budget = check.count("points", points if points is not None else (2_000_000 if dim < 3 else 20_000_000), 1000)
     scaled = _Scaled(energy, temperature)

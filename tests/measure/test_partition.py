@@ -105,7 +105,9 @@ def test_no_gibbs_measure():
 
 def test_bad_input():
     with pytest.raises(ValueError, match="at most 3 dimensions; this energy has 4"):
-        measure.log_partition(Quadratic(np.eye(4)), 1.0)
+        measure.log_partition(Quadratic(np.eye(4)), 1.0, method="quadrature")
+    with pytest.raises(ValueError, match="tolerance must be a finite number above 0; got -1"):
+        measure.log_partition(DoubleWell(), 1.0, tolerance=-1.0)
     with pytest.raises(ValueError, match="temperature must be a finite number above 0; got 0"):
         measure.log_partition(DoubleWell(), 0)
     with pytest.raises(ValueError, match=r"bounds must be a finite \(2, 2\) array"):
