@@ -369,7 +369,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     options = parser.parse_args()
-    many, few, count, barriers = (3, 1, 12, (1, 3, 8)) if options.quick else (20, 4, 50, (1, 2, 3, 4, 6, 8))
+    many, few, count, barriers = (2, 1, 8, (1, 3, 8)) if options.quick else (20, 4, 50, (1, 2, 3, 4, 6, 8))
     seeds = range(options.seed, options.seed + many)
     own, stops = problems(), []
     rng = np.random.default_rng(options.seed)
