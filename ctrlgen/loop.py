@@ -59,6 +59,17 @@ class Start:
     schedule: Callable | None = None
     particles: int | None = None
 
+    @classmethod
+    def of(cls, response: Response) -> Start:
+        """What a finished run began from, with the steps that it took."""
+        own = getattr(response.plant, "step", None)
+        step = float(own or (response.time[-1] - response.time[0]) / max(response.steps, 1))
+        return cls(
+            plant=response.plant, energy=response.energy_block, initial=response.initial, steps=response.steps,
+            step=step, schedule=response.schedule,
+            particles=len(response.final) if response.plant.kind == "particles" else None,
+        )  # fmt: skip
+
 
 class Monitor(Protocol):
     """A stopping rule at work on one run.

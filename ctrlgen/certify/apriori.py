@@ -237,10 +237,7 @@ class APriori:
         Raises:
             ValueError: as `monitor`.
         """
-        begun = Start(
-            plant=response.plant, energy=response.energy_block, initial=response.initial, steps=response.steps,
-            step=float(getattr(response.plant, "step", 0.0) or 0.0), schedule=response.schedule,
-        )  # fmt: skip
+        begun = Start.of(response)
         constants, initial = self._premises(begun)
         value = proved_bound(self.bound, constants, begun.step, response.steps, initial.value)
         verdict = self._verdict(constants, initial, begun.step, response.steps, value)

@@ -15,7 +15,7 @@ from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.initial_kl import column, exact, float_above, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
-from ctrlgen.certify.looks import BATCHES, LookMonitor, look_error
+from ctrlgen.certify.looks import BATCHES, LookMonitor, judge_end, look_error
 from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
@@ -94,14 +94,7 @@ class DissipationBelow:
         Raises:
             ValueError: as `monitor`.
         """
-        begun = Start(
-            plant=response.plant, energy=response.energy_block, initial=response.initial, steps=response.steps,
-            step=float(getattr(response.plant, "step", None) or 0.0), schedule=response.schedule,
-        )  # fmt: skip
-        monitor = self.monitor(begun)
-        if response.status == "diverged":
-            return monitor.undecided(f"the run diverged: {response.message}")
-        return monitor.judged_at(response)
+        return judge_end(self, response)
 
 
 class _DissipationMonitor(LookMonitor):

@@ -13,7 +13,7 @@ from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.existence import refuse_without_gibbs
 from ctrlgen.certify.initial_kl import initial_kl
-from ctrlgen.certify.looks import BATCHES, LookMonitor, look_error
+from ctrlgen.certify.looks import BATCHES, LookMonitor, judge_end, look_error
 from ctrlgen.certify.premise import shown_up
 from ctrlgen.certify.verdict import combine
 from ctrlgen.checks import positive
@@ -89,14 +89,7 @@ class KLBelow:
         Raises:
             ValueError: as `monitor`.
         """
-        begun = Start(
-            plant=response.plant, energy=response.energy_block, initial=response.initial, steps=response.steps,
-            step=float(getattr(response.plant, "step", None) or 0.0), schedule=response.schedule,
-        )  # fmt: skip
-        monitor = self.monitor(begun)
-        if response.status == "diverged":
-            return monitor.undecided(f"the run diverged: {response.message}")
-        return monitor.judged_at(response)
+        return judge_end(self, response)
 
 
 class _KLMonitor(LookMonitor):

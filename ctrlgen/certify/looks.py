@@ -89,12 +89,20 @@ class LookMonitor:
             return self.undecided(self.unmet())
         return self.judged("the law at the step where the run ended", "the density at the step where the run ended")
 
-    def judged_at(self, response: Any) -> KLBound:
-        """The verdict on the end of a finished run; of particles, on the law one step after it."""
-        self.judge(response.final)
-        return self.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")
-
     def undecided(self, reason: str) -> KLBound:
         """Nothing is certified."""
         claim = f"KL(ρ‖ρ*) ≤ {self.rule.delta!r} at the step where the run ended"
         return KLBound(claim=claim, status=Status.UNDECIDED, method="none", reason=reason)
+
+
+def judge_end(rule: Any, response: Any) -> KLBound:
+    """The verdict of a rule on the end of a finished run; of particles, on the law one step after it.
+
+    Raises:
+        ValueError: the rule cannot judge this loop.
+    """
+    monitor = rule.monitor(Start.of(response))
+    if response.status == "diverged":
+        return monitor.undecided(f"the run diverged: {response.message}")
+    monitor.judge(response.final)
+    return monitor.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")

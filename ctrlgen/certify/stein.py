@@ -30,18 +30,13 @@ def replay(rule: Any, response: Any) -> Verdict:
     Raises:
         ValueError: the rule cannot judge this loop.
     """
-    time = response.time
-    step = float(getattr(response.plant, "step", None) or (time[-1] - time[0]) / max(response.steps, 1))
-    begun = Start(
-        plant=response.plant, energy=response.energy_block, initial=response.initial, steps=response.steps,
-        step=step, schedule=response.schedule,
-    )  # fmt: skip
+    time, begun = response.time, Start.of(response)
     monitor = rule.monitor(begun)
     if response.status == "diverged":
         return monitor.undecided(f"the run diverged: {response.message}")
     for t, state in zip(time[1:], response.snapshots[1:], strict=True):
         factor = 1.0 if response.schedule is None else float(np.max(np.asarray(response.schedule(t))))
-        monitor.check(Moment(float(t), round(t / step), state, factor, response.plant, response.energy_block))
+        monitor.check(Moment(float(t), round(t / begun.step), state, factor, response.plant, response.energy_block))
     return monitor.verdict()
 
 
