@@ -82,7 +82,8 @@ class DissipationBelow:
         if lsi.status is not Status.PROVED or lsi.constant is None:
             raise ValueError(
                 "DissipationBelow needs a log-Sobolev constant, which is not established for this energy at "
-                f"temperature {temperature:g}: {lsi.reason}. SteinResidual needs no constants, and certifies nothing."
+                f"temperature {temperature:g}: {lsi.reason}. KLBelow needs log Z instead of constants; SteinResidual "
+                "needs neither, and certifies nothing."
             )
         return _DissipationMonitor(self, lsi, start)
 

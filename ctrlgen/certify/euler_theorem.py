@@ -97,7 +97,7 @@ def constants_of(energy: Energy, temperature: float) -> Constants:
     if low is None or high is None or lsi.constant is None or missing:
         raise ValueError(
             f"APriori needs constants that are not established for this energy: {', '.join(missing)}. "
-            "SteinResidual needs no constants, and certifies nothing."
+            "KLBelow needs log Z instead of constants; SteinResidual needs neither, and certifies nothing."
         )
     a = positive("the log-Sobolev constant", lsi.constant)
     smooth = max(abs(low[0]), abs(high[0]))
