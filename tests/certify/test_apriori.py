@@ -293,7 +293,7 @@ def test_refuses_a_function_with_derivatives_of_its_own():
 
 def test_refuses_what_is_not_established_by_name():
     moments = {"initial_mean": [0.0, 0.0], "initial_covariance": np.eye(2)}
-    with pytest.raises(ValueError, match=r"not established for this energy: hessian_upper\. SteinResidual") as one:
+    with pytest.raises(ValueError, match=r"not established for this energy: hessian_upper\. KLBelow") as one:
         APriori(0.1).plan(cg.DoubleWell(2), 1.0, **moments)
     assert "log-Sobolev" not in str(one.value)
     with pytest.raises(ValueError, match=r"hessian_lower, hessian_upper, a log-Sobolev constant \("):
