@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
@@ -64,7 +65,9 @@ class Annealed(Estimate):
     missed: float = field(kw_only=True)
 
 
-def annealed(energy: Energy, temperature: float, particles: int, key: int, integrate: bool) -> Annealed:
+def annealed(
+    energy: Energy, temperature: float, particles: int, key: int, integrate: bool, progress: bool = False
+) -> Annealed:
     """log Z along the path by importance sampling, or by integration; see `log_partition`, which checks arguments."""
     rng = np.random.default_rng([_STREAM, key])
     width = wells.width(energy, temperature)
@@ -83,8 +86,8 @@ def annealed(energy: Energy, temperature: float, particles: int, key: int, integ
         if enough:
             break
     wells.check_growth(energy, temperature, q.centre, q.reach)
-    parts = _parts(q, path, particles, rng, integrate)
-    run = _run(q, *_refined(path, parts), particles, rng)
+    parts = _parts(q, path, particles, rng, integrate, progress)
+    run = _run(q, *_refined(path, parts), particles, rng, progress)
     end = run.end[np.isfinite(run.log_weight)]
     share = wells.missed(energy, temperature, found, end, width, run.sampled.value) if len(found) else 0.0
     return run.estimate(integrate, share)
@@ -208,13 +211,13 @@ def _refined(path: _Path, parts: int) -> tuple[np.ndarray, np.ndarray]:
     return np.interp(fine, coarse, path.ladder), np.exp(np.interp(fine, coarse, np.log(steps)))
 
 
-def _parts(q: _Gaussian, path: _Path, particles: int, rng: np.random.Generator, integrate: bool) -> int:
+def _parts(q: _Gaussian, path: _Path, particles: int, rng: np.random.Generator, integrate: bool, progress: bool) -> int:
     """Into how many parts an interval of the path is cut: as many as make a trial's weights even."""
     most = max(1, _FINEST // len(path.ladder))
     parts = min(max(1, math.ceil(path.spread / _TOTAL)), most)
     last = math.inf
     while parts < most:
-        trial = _run(q, *_refined(path, parts), particles, rng)
+        trial = _run(q, *_refined(path, parts), particles, rng, progress)
         error = (trial.integral if integrate else trial.sampled).error
         if (trial.even and not (integrate and trial.rough)) or error > _FINER * last:
             break
@@ -296,7 +299,9 @@ class _Run:
         )
 
 
-def _run(q: _Gaussian, ladder: np.ndarray, steps: np.ndarray, particles: int, rng: np.random.Generator) -> _Run:
+def _run(
+    q: _Gaussian, ladder: np.ndarray, steps: np.ndarray, particles: int, rng: np.random.Generator, progress: bool
+) -> _Run:
     """Fresh particles down the ladder as it is: independent weights."""
     pad = -(len(ladder) - 1) % _CHUNK  # rungs at β = 1, which change no weight
     low = np.concatenate([ladder[:-1], np.ones(pad)]).reshape(-1, _CHUNK)
@@ -305,8 +310,11 @@ def _run(q: _Gaussian, ladder: np.ndarray, steps: np.ndarray, particles: int, rn
     shape, nothing = (len(q.centre), particles), np.zeros(particles)
     carry = (rng.standard_normal(shape), nothing, nothing, *np.zeros(3))
     with float64():
+        bar = tqdm(total=len(ladder) - 1, desc="annealing", unit="rung", disable=not progress, leave=False)
         for rungs in zip(low, high, step, strict=True):
             carry = _descend(q, carry, *rungs, _noise(rng, _CHUNK, _SWEEPS, *shape))
+            bar.update(min(_CHUNK, bar.total - bar.n))
+        bar.close()
         z, log_weight, area, bend, alone, accepted = (np.asarray(a) for a in carry)
     if np.isnan(log_weight).any() or not np.isfinite(log_weight.max()):
         raise ValueError("energy is NaN, or infinite at all particles, along the path: no log Z. Mend it there.")

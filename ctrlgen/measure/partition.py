@@ -34,6 +34,7 @@ def log_partition(
     method: Method | None = None,
     particles: int | None = None,
     key: int = 0,
+    progress: bool = False,
 ) -> Estimate:
     """log Z = log ∫ exp(-E/ε) dx.
 
@@ -64,6 +65,7 @@ def log_partition(
             omitted.
         particles: of the other two: how many, at least 100; 2000.
         key: of the other two: seed.
+        progress: of the other two: show a bar for each run down the path (a network in 64 dimensions takes minutes).
 
     Returns:
         log Z [nats]. By quadrature the error is the summed differences at the last split, an upper estimate; it exceeds
@@ -85,7 +87,7 @@ def log_partition(
     temperature = check.positive("temperature", temperature)
     particles = check.count("particles", _PARTICLES if particles is None else particles, least=100)
     key = check.count("key", key, least=0)
-    return annealed(energy, temperature, particles, key, integrate=how == "thermodynamic")
+    return annealed(energy, temperature, particles, key, integrate=how == "thermodynamic", progress=progress)
 
 
 def _refuse(method: str, **arguments: Any) -> None:

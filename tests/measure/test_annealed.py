@@ -288,3 +288,12 @@ def test_kl_of_particles_in_four_dimensions():
     # E[x⁴] = 3 s², H = 2 log(2πe s), s = 0.5
     truth = 4 * 3 * 0.25 + 4 * math.log(2 * math.gamma(1.25)) - 2 * math.log(2 * math.pi * math.e * 0.5)
     assert abs(found.value - truth) < 3 * found.error + 0.03
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    energy = cg.Quadratic(np.eye(4))
+    quiet = measure.log_partition(energy, 1.0, particles=100)
+    assert capsys.readouterr().err == ""
+    shown = measure.log_partition(energy, 1.0, particles=100, progress=True)
+    assert "annealing" in capsys.readouterr().err
+    assert shown == quiet
