@@ -89,14 +89,22 @@ def other_gradient(energy: Energy) -> str:
 
     Constants are those of the real function, particles move by what JAX takes for its derivative.
     """
-    if not isinstance(energy, CallableEnergy):
+    kind = type(energy)
+    if not kind.__module__.startswith("ctrlgen.") and not _definer(kind, "slope").startswith("ctrlgen."):
+        return f"{kind.__name__} has a slope of its own, which need not be the gradient of its potential"
+    if kind.__module__.startswith("ctrlgen.") and not isinstance(energy, CallableEnergy):
         return next((words for words in map(other_gradient, _parts(energy)) if words), "")
     try:
-        code = str(trace(energy.function, (energy.dim,)))
+        code = str(trace(energy.potential, (energy.dim,)))
     except (TypeError, ValueError):
         return ""  # no constants either
     found = ", ".join(name for name in OWN_DERIVATIVES if name in code)
     return f"a function holds {found}: what JAX takes for its gradient need not be its gradient" if found else ""
+
+
+def _definer(kind: type, name: str) -> str:
+    """The module of the class that an attribute comes from."""
+    return next(base.__module__ for base in kind.__mro__ if name in vars(base))
 
 
 def _in_words(name: Name, energy: Energy, value: float) -> str:

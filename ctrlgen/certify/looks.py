@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import abstractmethod
 from typing import Any
@@ -18,6 +19,11 @@ BATCHES = 40  # of the jackknife: Student's quantile at the confidence of late l
 def look_error(total: float, look: int) -> float:
     """The part of an error probability that the look number 1, 2, ... may spend: 6 total / (π² look²), in sum total."""
     return 6 * total / (math.pi**2 * look**2)
+
+
+def look_seed(x: Any, look: int) -> int:
+    """A seed for a look's own draws, of the particles: one and the same for every run would not be a chance."""
+    return int.from_bytes(hashlib.blake2b(np.asarray(x).tobytes(), digest_size=8, salt=look.to_bytes(8)).digest())
 
 
 def _finite(now: Moment) -> bool:

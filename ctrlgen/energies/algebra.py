@@ -58,6 +58,12 @@ class Composition(Energy):
         ∇²E ⪯ L: ⟨x, ∇E⟩ ≤ (L + t)|x|² + |∇E(0)|²/(4t). Quadratic terms are added before they are bounded. Where that
         leaves no a > 0, it may come from ∇²E ⪰ m > 0, or from a sum of quadratics beside bounded slopes.
         """
+        try:
+            return self._established()
+        except OverflowError:  # numbers beyond floats
+            return Properties()
+
+    def _established(self) -> Properties:
         parts = _parts(self)
         lower = _sum(((w, p.hessian_lower if w >= 0 else p.hessian_upper) for w, p, _ in parts), down)
         return Properties(

@@ -23,6 +23,7 @@ from ctrlgen.precision import float64
 
 SMALLEST_BATCH = 16
 UNROLLED_TRACE = 4
+_FUNCTION = {"potential", "slope", "symbolic", "network"}  # what says which function an energy is
 EXACT_LAPLACIAN_DIM = 64  # above this the Laplacian is estimated with random probes
 
 
@@ -60,6 +61,19 @@ class Energy(eqx.Module):
     """
 
     dim: eqx.AbstractVar[int]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What is established of a class here rests on its own function: another one needs a class of its own."""
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("ctrlgen.") or not _FUNCTION & set(vars(cls)):
+            return
+        for base in cls.__mro__[1:]:
+            if issubclass(base, Energy) and base is not Energy and base.__module__.startswith("ctrlgen."):
+                other = ", ".join(sorted(_FUNCTION & set(vars(cls))))
+                raise TypeError(
+                    f"{cls.__name__} gives {base.__name__} another {other}, but what is established of a "
+                    f"{base.__name__} rests on its fields. Add a term with `+`, or subclass Energy."
+                )
 
     @abstractmethod
     def potential(self, x: jax.Array) -> jax.Array:

@@ -279,6 +279,8 @@ def _reciprocal(x: arb) -> arb:
 def _times_self(x: arb, n: int) -> arb:
     if x.is_finite():
         return x**n
+    if n % 2 and not (x > 0 or x < 0):
+        raise Unsupported("an end of a range has no certain sign.")  # beyond what balls hold
     return INFINITE if n % 2 == 0 or x > 0 else -INFINITE
 
 

@@ -96,6 +96,9 @@ def _(energy: GaussianMixture) -> Tail | None:
     if not shared or not (covariance == np.diag(np.diag(covariance))).all():
         return None
     inverse = exact_diagonal([Fraction(energy.temperature) / Fraction(float(v)) for v in np.diag(covariance)])
+    low, high = zip(*(bend(energy, row) for row in fractions(np.eye(energy.dim))), strict=True)
+    if low != high:  # what is computed with is not the inverse: `bend` says what is known
+        return None
     return Tail(inverse, _zeros(energy.dim), exact=False)
 
 
@@ -168,8 +171,11 @@ def total(terms: Sequence[Energy], weights: Sequence[float]) -> Tail | None:
 
 def find_escape(terms: Sequence[Energy], weights: Sequence[float]) -> Escape | None:
     """A direction in which exp(-E/ε) certainly has infinite mass for E = Σ wᵢ Eᵢ; None if none was found."""
-    found = total(terms, weights)
-    return escape(found) if found is not None else _escape_along_rays(terms, weights)
+    try:
+        found = total(terms, weights)
+        return escape(found) if found is not None else _escape_along_rays(terms, weights)
+    except OverflowError:  # numbers beyond floats, in which directions are looked for
+        return None
 
 
 Bend = tuple[Fraction, Fraction]

@@ -13,12 +13,13 @@ from ctrlgen.measure.entropic import (
     kl_two_sample,
 )
 from ctrlgen.measure.partition import log_partition
-from ctrlgen.measure.transition import Bracket, UpperBound, entropy_transition, fisher_transition, kl_transition
+from ctrlgen.measure.transition import Bracket, Skewed, UpperBound, entropy_transition, fisher_transition, kl_transition
 
 __all__ = [
     "Annealed",
     "Bracket",
     "Moments",
+    "Skewed",
     "UpperBound",
     "entropy",
     "entropy_gaussian",

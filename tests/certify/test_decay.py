@@ -1,5 +1,6 @@
 """KLLyapunov.verify: what it proves holds along grid and Gaussian loops; what does not keep the measure is refuted."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -129,6 +130,45 @@ def test_nothing_is_decided_where_particles_follow_another_gradient():
     assert other.status is cg.Status.UNDECIDED
 
 
+class OwnSlope(cg.Energy):
+    """x²/2, with the slope of another energy: it may have a reason, or an error."""
+
+    dim: int = 1
+
+    def potential(self, x):
+        return 0.5 * x[0] ** 2
+
+    def slope(self, x):
+        return x - 3
+
+    @property
+    def properties(self):
+        return cg.Properties(hessian_lower=1.0, hessian_upper=1.0, dissipativity=(1.0, 0.0))
+
+
+class Stopped(cg.Energy):
+    """x²/2, of which JAX takes x/2 for the gradient."""
+
+    dim: int = 1
+
+    def potential(self, x):
+        return 0.5 * x[0] * jax.lax.stop_gradient(x[0])
+
+    @property
+    def properties(self):
+        return cg.Properties(hessian_lower=1.0, hessian_upper=1.0, dissipativity=(1.0, 0.0))
+
+
+@pytest.mark.parametrize("energy", [OwnSlope(), Stopped()], ids=["slope", "stopped"])
+def test_a_class_of_ones_own_need_not_follow_its_gradient(energy):
+    for one in (energy, energy + cg.Quadratic([[1.0]]), 2.0 * energy):
+        verdict = verify(one, 1.0, cg.Langevin(1.0, 0.01), measure=False)
+        assert verdict.status is cg.Status.UNDECIDED
+        assert re.search("a slope of its own|holds stop_gradient", verdict.reason)
+        with pytest.raises(ValueError, match=r"a slope of its own|holds stop_gradient"):
+            cg.stopping.APriori(0.1).plan(one, 1.0, initial_mean=[0.0], initial_covariance=[[1.0]])
+
+
 def test_what_is_not_decided_says_why():
     kinetic = verify(QUADRATIC, 0.5, cg.KineticLangevin(0.5, 1.0, 0.01))
     assert kinetic.status is cg.Status.UNDECIDED
@@ -167,7 +207,7 @@ def test_no_gibbs_measure_is_refused_with_the_direction():
 
 
 class Bowl(cg.Quadratic):
-    """A class of the user's own, which may compute what it likes and say what it likes of it."""
+    """A class of the user's own: its word is taken, even where it repeats what is known."""
 
 
 @pytest.mark.parametrize("wrapped", [lambda e: e, lambda e: e + cg.Quadratic(np.eye(2)), lambda e: 2.0 * e])

@@ -147,3 +147,11 @@ def test_ends_beyond_what_balls_hold_tell_nothing():
     assert cg.SymbolicEnergy(sp.tanh(inner), ["x"]).properties.oscillation is None
     steep = cg.SymbolicEnergy(sp.cos(10**200 * X), ["x"]).properties
     assert (steep.hessian_lower, steep.oscillation) == (None, pytest.approx(2.0))
+
+
+@pytest.mark.parametrize("text", ["5*tanh(sinh(10**80*sin(x))**3)", "1/(1 + sinh(10**80*sin(x))**3)"])
+def test_an_odd_power_of_what_overflows_tells_nothing(text):
+    energy = cg.SymbolicEnergy(text, ["x"])
+    assert energy.properties.oscillation is None
+    assert energy.properties.gradient_bound is None
+    assert cg.SymbolicEnergy("5*tanh(sinh(x)**3)", ["x"]).properties.oscillation == pytest.approx(10.0)

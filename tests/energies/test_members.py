@@ -239,3 +239,14 @@ def test_a_sum_keeps_its_dissipativity_when_a_network_is_subtracted(energies, we
 def test_a_sum_with_a_network_that_is_no_function_claims_nothing():
     broken = eqx.tree_at(lambda e: e.biases[0], SOFT, SOFT.biases[0] * np.nan)
     assert cg.compose([cg.Quadratic(np.eye(2)), broken], [1.0, -0.5]).properties == cg.Properties()
+
+
+@pytest.mark.parametrize("name", ["potential", "slope", "symbolic"])
+@pytest.mark.parametrize("base", [cg.Quadratic, cg.SymbolicEnergy, cg.MLPEnergy, cg.DoubleWell, Composition])
+def test_a_class_here_cannot_be_given_another_function(base, name):
+    """Its tail and its constants are known from its fields: PROVED would be about another energy."""
+    with pytest.raises(TypeError, match=rf"Mine gives {base.__name__} another {name}, but what is established"):
+        type("Mine", (base,), {name: lambda self, x: x, "__module__": __name__})
+    more = type("More", (base,), {"remark": "its own function", "__module__": __name__})
+    with pytest.raises(TypeError, match=f"gives {base.__name__} another {name}"):
+        type("Mine", (more,), {name: lambda self, x: x, "__module__": __name__})

@@ -8,7 +8,8 @@ import pytest
 import sympy as sp
 
 import ctrlgen as cg
-from ctrlgen.energies.tails import escape, find_escape, tail, total
+from ctrlgen.certify.existence import gibbs_measure_exists
+from ctrlgen.energies.tails import find_escape, tail
 from ctrlgen.energies.trained import TrainedEnergy
 
 ROUND = cg.Quadratic(np.eye(2))
@@ -38,7 +39,7 @@ def symbolic(text):
 def test_a_sum_that_falls_is_refused_with_a_direction_in_which_it_does(energies, weights, direction):
     with pytest.raises(ValueError, match="no Gibbs measure at any temperature: along the direction"):
         cg.compose(energies, weights)
-    found = escape(total(energies, weights))
+    found = find_escape(energies, weights)
     assert np.linalg.norm(found.direction) == pytest.approx(1)
     if direction is not None:
         assert abs(found.direction @ direction) == pytest.approx(np.linalg.norm(direction))
@@ -176,3 +177,30 @@ def test_sums_with_positive_weights_are_refused_where_they_do_not_confine(energi
     parts = cg.compose(energies, check=False)
     whole = cg.compose([parts, cg.SymbolicEnergy("x**4 + y**4", ["x", "y"]) if parts.dim == 2 else cg.DoubleWell(1)])
     assert len(whole.terms) == 3  # what confines them may come later
+
+
+@pytest.mark.parametrize(
+    ("variance", "curvature"), [(0.8823814699152238, 1.1332966909380775), (1.9471888932322174, 0.5135608586694739)]
+)
+def test_nothing_is_decided_within_the_rounding_of_a_mixtures_factors(variance, curvature):
+    """C⁻¹ - q and (the factor that is computed with)² - q have opposite signs."""
+    mixture, bowl = cg.GaussianMixture([[0.0]], variance), cg.Quadratic([[curvature]])
+    factor = Fraction(float(np.ravel(mixture.factors)[0])) ** 2 - Fraction(curvature)
+    assert (1 / Fraction(variance) - Fraction(curvature)) * factor < 0
+    level = cg.compose([mixture, bowl], [1.0, -1.0])
+    assert gibbs_measure_exists(level) is None
+
+
+@pytest.mark.parametrize(
+    ("energies", "weights"),
+    [
+        ([cg.Quadratic([[1e300]]), cg.Quadratic([[1.0]])], [1e10, 1.0]),
+        ([cg.Quadratic([[8e307]]), cg.Quadratic([[8e307]])], [1.5, 1.5]),
+        ([cg.Quadratic([[1e300]]), cg.SymbolicEnergy("x**4", ["x"])], [1e20, 1.0]),
+    ],
+    ids=["product", "sum", "formula"],
+)
+def test_numbers_beyond_floats_establish_nothing_and_refuse_nothing(energies, weights):
+    energy = cg.compose(energies, weights)
+    assert energy.properties.hessian_upper is None
+    assert gibbs_measure_exists(energy) is None or gibbs_measure_exists(energy).recheck()
