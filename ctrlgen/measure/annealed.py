@@ -39,6 +39,7 @@ _FINEST = 4000  # rungs
 _FINER = 0.8  # of the error before must be left, or a finer ladder was in vain
 _CHUNK = 8  # rungs a compiled call, so that ladders of every length share one compilation
 _EVEN = 0.5  # effective share of the particles that carry weight with which the trial is content
+_PATIENCE = 5  # seconds before a bar is shown unasked
 _FEW = 100  # effective particles below which a standard error means little, whatever their share
 
 
@@ -66,7 +67,7 @@ class Annealed(Estimate):
 
 
 def annealed(
-    energy: Energy, temperature: float, particles: int, key: int, integrate: bool, progress: bool = False
+    energy: Energy, temperature: float, particles: int, key: int, integrate: bool, progress: bool | None = None
 ) -> Annealed:
     """log Z along the path by importance sampling, or by integration; see `log_partition`, which checks arguments."""
     rng = np.random.default_rng([_STREAM, key])
@@ -211,7 +212,9 @@ def _refined(path: _Path, parts: int) -> tuple[np.ndarray, np.ndarray]:
     return np.interp(fine, coarse, path.ladder), np.exp(np.interp(fine, coarse, np.log(steps)))
 
 
-def _parts(q: _Gaussian, path: _Path, particles: int, rng: np.random.Generator, integrate: bool, progress: bool) -> int:
+def _parts(
+    q: _Gaussian, path: _Path, particles: int, rng: np.random.Generator, integrate: bool, progress: bool | None
+) -> int:
     """Into how many parts an interval of the path is cut: as many as make a trial's weights even."""
     most = max(1, _FINEST // len(path.ladder))
     parts = min(max(1, math.ceil(path.spread / _TOTAL)), most)
@@ -300,7 +303,7 @@ class _Run:
 
 
 def _run(
-    q: _Gaussian, ladder: np.ndarray, steps: np.ndarray, particles: int, rng: np.random.Generator, progress: bool
+    q: _Gaussian, ladder: np.ndarray, steps: np.ndarray, particles: int, rng: np.random.Generator, progress: bool | None
 ) -> _Run:
     """Fresh particles down the ladder as it is: independent weights."""
     pad = -(len(ladder) - 1) % _CHUNK  # rungs at β = 1, which change no weight
@@ -310,7 +313,14 @@ def _run(
     shape, nothing = (len(q.centre), particles), np.zeros(particles)
     carry = (rng.standard_normal(shape), nothing, nothing, *np.zeros(3))
     with float64():
-        bar = tqdm(total=len(ladder) - 1, desc="annealing", unit="rung", disable=not progress, leave=False)
+        bar = tqdm(
+            total=len(ladder) - 1,
+            desc="annealing",
+            unit="rung",
+            disable=progress is False,
+            delay=0 if progress else _PATIENCE,
+            leave=False,
+        )
         for rungs in zip(low, high, step, strict=True):
             carry = _descend(q, carry, *rungs, _noise(rng, _CHUNK, _SWEEPS, *shape))
             bar.update(min(_CHUNK, bar.total - bar.n))

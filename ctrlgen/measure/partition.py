@@ -34,7 +34,7 @@ def log_partition(
     method: Method | None = None,
     particles: int | None = None,
     key: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Estimate:
     """log Z = log ∫ exp(-E/ε) dx.
 
@@ -65,7 +65,8 @@ def log_partition(
             omitted.
         particles: of the other two: how many, at least 100; 2000.
         key: of the other two: seed.
-        progress: of the other two: show a bar for each run down the path (a network in 64 dimensions takes minutes).
+        progress: of the other two: show a bar for each run down the path (a network in 64 dimensions takes many
+            minutes); for those that take more than five seconds when omitted.
 
     Returns:
         log Z [nats]. By quadrature the error is the summed differences at the last split, an upper estimate; it exceeds
