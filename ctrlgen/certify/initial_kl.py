@@ -188,21 +188,21 @@ def initial_kl(energy: Energy, temperature: float, mean: Any, covariance: Any) -
         raise ValueError(f"initial_mean must have the energy's dimension {energy.dim}; got {start.dim}.")
     found, closed = [], []
     with ctx.workprec(BITS):
-        for text, bound, steps, assumptions in _routes(energy, temperature, start, closed):
+        for text, bound, steps in _routes(energy, temperature, start, closed):
             try:
                 value = bound()
             except (ZeroDivisionError, Undefined, Unsupported) as error:
                 closed.append(str(error))
                 continue
             if np.isfinite(above := float_above(value)):
-                found.append((above, text, bound, steps, assumptions))
+                found.append((above, text, bound, steps))
             else:
                 closed.append("the bound is beyond the range of floats, or a matrix is too near singular for it")
     if not found:
         raise ValueError(
             "KL(ρ₀‖ρ*) could not be bounded: " + "; ".join(dict.fromkeys(closed)) + ". Pass initial_kl, an upper bound."
         )
-    value, text, bound, steps, assumptions = min(found, key=lambda f: f[0])
+    value, text, bound, steps = min(found, key=lambda f: f[0])
     value = max(value, 0.0)
 
     def check() -> bool:
@@ -210,11 +210,11 @@ def initial_kl(energy: Energy, temperature: float, mean: Any, covariance: Any) -
             return bool(bound() <= arb(exact(value)))
 
     fact = premise(f"KL(ρ₀‖ρ*) ≤ {shown_up(value, 9)} for the Gaussian start", text, check, "interval")
-    return InitialBound(value, (*steps, fact), assumptions)
+    return InitialBound(value, (*steps, fact))
 
 
 def _routes(energy: Energy, temperature: float, start: Gaussian, closed: list[str]) -> Iterator[tuple]:
-    """(text, bound, premises, assumptions) of every route that is open; why one is not goes to `closed`."""
+    """(text, bound, premises) of every route that is open; why one is not goes to `closed`."""
     eps = arb(exact(temperature))
     form, rest = split(energy)
     entropy = lambda: _minus_entropy(start.covariance)  # noqa: E731
@@ -224,7 +224,7 @@ def _routes(energy: Energy, temperature: float, start: Gaussian, closed: list[st
             "closed form of two Gaussians, in ball arithmetic",
             lambda: entropy() + _mean_of_form(form, start.mean, start.covariance) / eps
             + _log_partition_of_form(form, eps),
-            (), (),
+            (),
         )  # fmt: skip
         return
     if form is not None and definite and rest is not None:
@@ -234,7 +234,7 @@ def _routes(energy: Energy, temperature: float, start: Gaussian, closed: list[st
                 "closed form for the quadratic terms; the others change KL by at most their oscillation/ε",
                 lambda: entropy() + _mean_of_form(form, start.mean, start.covariance) / eps
                 + _log_partition_of_form(form, eps) + arb(exact(swing[0])) / eps,
-                tuple(swing[1]), (),
+                tuple(swing[1]),
             )  # fmt: skip
         steep, m = established(rest, "gradient_bound"), established(_quadratic_terms(energy), "hessian_lower")
         if steep is not None and m is not None and m[0] > 0:
@@ -246,15 +246,14 @@ def _routes(energy: Energy, temperature: float, start: Gaussian, closed: list[st
 
             yield (
                 "closed form for the quadratic terms; others with |∇| ≤ G make √KL at most √KL + G/√(2εm)",
-                lipschitz, (*m[1], *steep[1]), (),
+                lipschitz, (*m[1], *steep[1]),
             )  # fmt: skip
     smooth = rest if rest is not None else energy
     upper = established(smooth, "hessian_upper")
     if upper is None:
         closed.append("E_ρ₀[E] needs hessian_upper, which is not established")
         return
-    value_at, assumed = _evaluator(smooth)
-    whole, assumed_whole = (value_at, assumed) if smooth is energy else _evaluator(energy)
+    value_at, whole = _evaluator(smooth), _evaluator(energy)
 
     def mean_energy() -> arb:
         spread = square(start.covariance).trace() * arb(exact(upper[0])) / 2
@@ -267,7 +266,6 @@ def _routes(energy: Energy, temperature: float, start: Gaussian, closed: list[st
             f"{mean_text}, entropy in closed form, and log Z {text}",
             lambda bound=bound: entropy() + mean_energy() / eps + bound(),
             (*upper[1], *steps),
-            tuple(dict.fromkeys([*assumed, *assumed_whole])),
         )
 
 
@@ -338,18 +336,9 @@ def _minimiser(energy: Energy, near: np.ndarray) -> np.ndarray:
     return np.asarray(found.x, dtype=np.float64)
 
 
-def _evaluator(energy: Energy) -> tuple[Callable[[Any], tuple[arb, list[arb]]], tuple[str, ...]]:
-    """E and ∇E at a point as balls; where the energy cannot be traced, floats widened by an allowance."""
-    try:
-        traced = Traced(energy.potential, energy.dim)
-        point = [arb(0)] * energy.dim
-        traced.wide(point)
-        if traced.slopes(point) is not None:
-            return lambda x: _enclosed(traced, x), ()
-    except (Unsupported, Undefined):
-        pass
-    allowance = "E and ∇E at a point, in float64, are right to 1e-9 of (1 + their size)"
-    return lambda x: _widened(energy, x), (allowance,)
+def _evaluator(energy: Energy) -> Callable[[Any], tuple[arb, list[arb]]]:
+    """E and ∇E at a point as balls; raises Unsupported or Undefined where they cannot be enclosed."""
+    return lambda x: _enclosed(Traced(energy.potential, energy.dim), x)
 
 
 def _enclosed(traced: Traced, x: Any) -> tuple[arb, list[arb]]:
@@ -358,9 +347,3 @@ def _enclosed(traced: Traced, x: Any) -> tuple[arb, list[arb]]:
     if slopes is None:
         raise Undefined("the energy branches at a point where its gradient is needed")
     return value, list(slopes)
-
-
-def _widened(energy: Energy, x: Any) -> tuple[arb, list[arb]]:
-    x = np.asarray(x, dtype=np.float64)
-    wide = lambda v: arb(float(v), 1e-9 * (1 + abs(float(v))))  # noqa: E731
-    return wide(energy(x)), [wide(g) for g in np.asarray(energy.gradient(x))]

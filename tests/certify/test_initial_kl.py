@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +36,19 @@ class Cone(Energy):
     @property
     def properties(self):
         return Properties(gradient_bound=1.0)
+
+
+class Bessel(Energy):
+    """x² + log I₀(x), of whose values no balls are known."""
+
+    dim: int = 1
+
+    def potential(self, x):
+        return x[0] ** 2 + jnp.log(jax.scipy.special.i0(x[0]))
+
+    @property
+    def properties(self):
+        return Properties(hessian_lower=2.0, hessian_upper=2.5)
 
 
 START = {1: cg.Gaussian([1.0], 0.6), 2: cg.Gaussian([1.0, -0.5], [[0.7, 0.2], [0.2, 1.1]])}
@@ -105,6 +119,8 @@ def test_what_is_missing_is_said():
         initial_kl(cg.SymbolicEnergy("sin(x)", ["x"]), 1.0, [0.0], [[1.0]])
     with pytest.raises(ValueError, match="covariance"):
         initial_kl(HALF, 1.0, [0.0], [[-1.0]])
+    with pytest.raises(ValueError, match=r"KL\(ρ₀‖ρ\*\) could not be bounded: .*bessel"):
+        initial_kl(Bessel(), 1.0, [0.0], [[1.0]])  # balls do not reach it, and floats decide nothing
 
 
 def test_a_bound_beyond_floats_is_not_one():
