@@ -96,8 +96,8 @@ def other_gradient(energy: Energy) -> str:
         return next((words for words in map(other_gradient, _parts(energy)) if words), "")
     try:
         code = str(trace(energy.potential, (energy.dim,)))
-    except (TypeError, ValueError):
-        return ""  # no constants either
+    except (TypeError, ValueError):  # a callable has no constants then either; a class may say that it has
+        return "" if isinstance(energy, CallableEnergy) else f"the potential of {kind.__name__} could not be traced"
     found = ", ".join(name for name in OWN_DERIVATIVES if name in code)
     return f"a function holds {found}: what JAX takes for its gradient need not be its gradient" if found else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,10 +15,9 @@ from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.initial_kl import column, exact, float_above, split, square
 from ctrlgen.certify.log_sobolev import log_sobolev
-from ctrlgen.certify.looks import BATCHES, LookMonitor, judge_end, look_error, look_seed
+from ctrlgen.certify.looks import BATCHES, LookMonitor, LookRule, look_error, look_seed
 from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import combine
-from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.spectral import down
@@ -29,7 +28,7 @@ BITS = 256
 
 
 @dataclass(frozen=True)
-class DissipationBelow:
+class DissipationBelow(LookRule):
     """Stop where I(ρ‖ρ*) ≤ 2αδ, from which LSI(α) concludes KL(ρ‖ρ*) ≤ δ.
 
     α comes from the energy's constants, as `log_sobolev` establishes it; I, the dissipation divided by ε, from the run:
@@ -52,20 +51,6 @@ class DissipationBelow:
         ValueError: an argument is out of its range.
     """
 
-    delta: float
-    confidence: float = field(default=0.95, kw_only=True)
-    interval: float | None = field(default=None, kw_only=True)
-    points: int = field(default=4096, kw_only=True)
-
-    def __post_init__(self):
-        object.__setattr__(self, "delta", positive("delta", self.delta))
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1; got {self.confidence}.")
-        if self.interval is not None:
-            positive("interval", self.interval)
-        if self.points < 2 * BATCHES:
-            raise ValueError(f"points must be at least {2 * BATCHES}; got {self.points}.")
-
     def monitor(self, start: Start) -> _DissipationMonitor:
         """A fresh monitor, for one run.
 
@@ -87,16 +72,6 @@ class DissipationBelow:
                 "needs neither, and certifies nothing."
             )
         return _DissipationMonitor(self, lsi, start)
-
-    def verify(self, response: Any) -> KLBound:
-        """The same judgement, once, of the density at the end of a finished run.
-
-        For particles it is about the law one Euler step after that end.
-
-        Raises:
-            ValueError: as `monitor`.
-        """
-        return judge_end(self, response)
 
 
 class _DissipationMonitor(LookMonitor):

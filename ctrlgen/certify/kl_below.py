@@ -13,17 +13,16 @@ from ctrlgen import measure
 from ctrlgen.certify.apriori import KLBound, require_euler
 from ctrlgen.certify.existence import refuse_without_gibbs
 from ctrlgen.certify.initial_kl import initial_kl
-from ctrlgen.certify.looks import BATCHES, LookMonitor, judge_end, look_error, look_seed
+from ctrlgen.certify.looks import BATCHES, LookMonitor, LookRule, look_error, look_seed
 from ctrlgen.certify.premise import shown_up
 from ctrlgen.certify.verdict import combine
-from ctrlgen.checks import positive
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import Start
 from ctrlgen.prove.claim import Status
 
 
 @dataclass(frozen=True)
-class KLBelow:
+class KLBelow(LookRule):
     """Stop where KL(ρ‖ρ*) itself is bounded by δ. No constant of the energy is needed, but log Z is.
 
     * A GaussianPlant: KL in closed form, in ball arithmetic on the moments as they are: PROVED for that Gaussian.
@@ -50,20 +49,7 @@ class KLBelow:
         ValueError: an argument is out of its range.
     """
 
-    delta: float
-    confidence: float = field(default=0.95, kw_only=True)
-    interval: float | None = field(default=None, kw_only=True)
-    points: int = field(default=4096, kw_only=True)
     log_partition: Any = field(default=None, kw_only=True)
-
-    def __post_init__(self):
-        object.__setattr__(self, "delta", positive("delta", self.delta))
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1; got {self.confidence}.")
-        if self.interval is not None:
-            positive("interval", self.interval)
-        if self.points < 2 * BATCHES:
-            raise ValueError(f"points must be at least {2 * BATCHES}; got {self.points}.")
 
     def monitor(self, start: Start) -> _KLMonitor:
         """A fresh monitor, for one run.
@@ -82,16 +68,6 @@ class KLBelow:
         elif start.schedule is not None:
             raise ValueError("KLBelow needs a static temperature; got a loop with a temperature schedule.")
         return _KLMonitor(self, start, log_z)
-
-    def verify(self, response: Any) -> KLBound:
-        """The same judgement, once, of the density at the end of a finished run.
-
-        For particles it is about the law one Euler step after that end.
-
-        Raises:
-            ValueError: as `monitor`.
-        """
-        return judge_end(self, response)
 
 
 class _KLMonitor(LookMonitor):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ctrlgen.certify.apriori import KLBound
+from ctrlgen.checks import positive
 from ctrlgen.loop import Moment, Start
 from ctrlgen.prove.claim import Status
 
@@ -30,6 +32,43 @@ def _finite(now: Moment) -> bool:
     """Are E and ∇E finite at all particles? If not, the run is about to diverge, and will say so itself."""
     x = np.asarray(now.state, dtype=np.float64)
     return all(np.isfinite(np.asarray(f(x))).all() for f in (now.energy, now.energy.gradient))
+
+
+@dataclass(frozen=True)
+class LookRule(ABC):
+    """A rule that looks at a run until a bound of KL is at most δ; its own docstring says what its arguments mean."""
+
+    delta: float
+    confidence: float = field(default=0.95, kw_only=True)
+    interval: float | None = field(default=None, kw_only=True)
+    points: int = field(default=4096, kw_only=True)
+
+    def __post_init__(self):
+        object.__setattr__(self, "delta", positive("delta", self.delta))
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must be between 0 and 1; got {self.confidence}.")
+        if self.interval is not None:
+            positive("interval", self.interval)
+        if self.points < 2 * BATCHES:
+            raise ValueError(f"points must be at least {2 * BATCHES}; got {self.points}.")
+
+    @abstractmethod
+    def monitor(self, start: Start) -> LookMonitor:
+        """A fresh monitor, for one run."""
+
+    def verify(self, response: Any) -> KLBound:
+        """The same judgement, once, of the density at the end of a finished run.
+
+        For particles it is about the law one Euler step after that end.
+
+        Raises:
+            ValueError: as `monitor`.
+        """
+        monitor = self.monitor(Start.of(response))
+        if response.status == "diverged":
+            return monitor.undecided(f"the run diverged: {response.message}")
+        monitor.judge(response.final)
+        return monitor.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")
 
 
 class LookMonitor:
@@ -99,16 +138,3 @@ class LookMonitor:
         """Nothing is certified."""
         claim = f"KL(ρ‖ρ*) ≤ {self.rule.delta!r} at the step where the run ended"
         return KLBound(claim=claim, status=Status.UNDECIDED, method="none", reason=reason)
-
-
-def judge_end(rule: Any, response: Any) -> KLBound:
-    """The verdict of a rule on the end of a finished run; of particles, on the law one step after it.
-
-    Raises:
-        ValueError: the rule cannot judge this loop.
-    """
-    monitor = rule.monitor(Start.of(response))
-    if response.status == "diverged":
-        return monitor.undecided(f"the run diverged: {response.message}")
-    monitor.judge(response.final)
-    return monitor.judged(f"the law one step after step {response.steps}", f"the density at step {response.steps}")

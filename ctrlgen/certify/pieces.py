@@ -159,7 +159,7 @@ def _scaled(known: Properties, weight: float) -> tuple[float | None, float | Non
 def _network(energy: MLPEnergy, scale: np.ndarray, weight: float, name: str) -> list[Way]:
     """½c|y|² with y = (x - center)/scale, and the network, whose constants are divided by the smallest scale.
 
-    None where nothing is established of the network: its numbers need not be finite.
+    No way where nothing is established of the network: its numbers need not be finite.
     """
     if energy.properties == Properties():
         return []

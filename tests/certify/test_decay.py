@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ctrlgen as cg
+from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.decay import identity_holds
 from ctrlgen.certify.existence import gibbs_measure_exists, where_it_escapes
 
@@ -157,6 +158,15 @@ class Stopped(cg.Energy):
     @property
     def properties(self):
         return cg.Properties(hessian_lower=1.0, hessian_upper=1.0, dissipativity=(1.0, 0.0))
+
+
+def test_a_class_that_cannot_be_traced_proves_nothing_of_particles():
+    class Unread(Stopped):
+        def potential(self, x):
+            return 0.5 * float(x[0]) ** 2
+
+    assert "the potential of Unread could not be traced" in other_gradient(Unread())
+    assert other_gradient(cg.Quadratic([[1.0]])) == ""
 
 
 @pytest.mark.parametrize("energy", [OwnSlope(), Stopped()], ids=["slope", "stopped"])
