@@ -75,6 +75,9 @@ _NAMES = {
     "Ball": "domain",
     "Sublevel": "domain",
     "Domain": "domain",
+    "Polytope": "polytope",
+    "SafetyFilter": "safety.filter",
+    "SafetyReport": "safety.report",
 }
 _MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
 
@@ -131,10 +134,13 @@ if TYPE_CHECKING:
     from ctrlgen.plants.particles import GradientFlow as GradientFlow
     from ctrlgen.plants.particles import KineticLangevin as KineticLangevin
     from ctrlgen.plants.particles import Langevin as Langevin
+    from ctrlgen.polytope import Polytope as Polytope
     from ctrlgen.prove.claim import Status as Status
     from ctrlgen.quality import measure_quality as measure_quality
     from ctrlgen.response import DivergenceError as DivergenceError
     from ctrlgen.response import Response as Response
+    from ctrlgen.safety.filter import SafetyFilter as SafetyFilter
+    from ctrlgen.safety.report import SafetyReport as SafetyReport
     from ctrlgen.schedule import Annealing as Annealing
     from ctrlgen.schedule import TransportRamp as TransportRamp
     from ctrlgen.store import list_models as list_models

@@ -17,20 +17,25 @@ import numpy as np
 from ctrlgen import measure
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Distribution, Gaussian
-from ctrlgen.energies.algebra import Composition
+from ctrlgen.energies.algebra import Composition, parted
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import EXACT_LAPLACIAN_DIM, Energy
 from ctrlgen.energies.mixture import MixtureEnergy
+from ctrlgen.energies.safe_sets import depths, tops
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import ClosedLoop, generate
 from ctrlgen.measure.partition import cells
+from ctrlgen.measure.restricted import Behind, log_envelope, log_factor
 from ctrlgen.plants.gaussian import quadratic_form
 from ctrlgen.plants.particles import Langevin
 
 _GRID_DIM = 3  # up to which densities are cut into cells
 _MARGIN = 1.1  # of the envelope of a cell over the largest density seen in it
 _STEPS = 2000  # of MALA, where nothing better is known
+_SHARE = 1e-3  # of draws that are kept behind walls: below it they are made in another way
+_PILOT = 8192  # draws that tell that share
+_ROUNDS = 200  # of draws, each of as many as are expected to be enough
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -43,6 +48,11 @@ class Gibbs(Distribution):
     is rejection from cells in up to three dimensions, and approximate above: a trained energy's own closed loop at its
     temperature, MALA elsewhere. `.method` says which.
 
+    Behind walls (`Walls` or a `LogBarrier` among the terms) it draws from the measure without them and keeps what is
+    inside, a draw at a barrier with the probability Π (h_j/max h_j)^{μ/ε}: exact where that measure is drawn from
+    exactly. Where fewer than one draw in a thousand is kept: rejection from cells in up to three dimensions, MALA
+    inside the walls above.
+
     Args:
         energy: E.
         temperature: ε > 0 [energy].
@@ -50,7 +60,7 @@ class Gibbs(Distribution):
     Raises:
         TypeError: energy is not an Energy.
         ValueError: temperature is not positive, or the energy is quadratic and has no Gibbs measure; from everything
-            that needs log Z: none was found.
+            that needs log Z: none was found; behind walls: no point inside them was found.
     """
 
     name: ClassVar[str] = "gibbs"
@@ -155,6 +165,13 @@ class Gibbs(Distribution):
         covariance = np.linalg.inv(form[0])
         return Gaussian(np.linalg.solve(*form), self.temperature * (covariance + covariance.T) / 2)
 
+    @property
+    def _exact(self) -> bool:
+        """Whether draws are exact, and cheap to begin with."""
+        energy, temperature = self._core
+        mixed = isinstance(energy, GaussianMixture) and energy.temperature == temperature
+        return self._gaussian is not None or mixed
+
     @cached_property
     def _cells(self) -> Any:
         return cells(*self._core)
@@ -166,6 +183,8 @@ class Gibbs(Distribution):
             return "exact, a Gaussian", self._gaussian._draw
         if isinstance(energy, GaussianMixture) and energy.temperature == temperature:
             return "exact, a mixture of Gaussians", lambda generator, n: energy.sample(_seed(generator), n)
+        if parted(energy).sets:
+            return self._behind_walls(energy, temperature)
         if len(self.components) > 1:
             how = "; ".join(dict.fromkeys(part.method for part, _ in self.components))
             return f"a term by its mass, then from the term ({how})", self._draw_components
@@ -174,6 +193,41 @@ class Gibbs(Distribution):
         if isinstance(energy, TrainedEnergy) and energy.temperature == temperature:
             return "its own closed loop (approximate)", lambda generator, n: generate(energy, n, _seed(generator))
         return f"MALA, {_STEPS} steps from the lowest point found (approximate)", self._draw_chain
+
+    def _behind_walls(self, energy: Energy, temperature: float) -> tuple[str, Draw]:
+        behind = Behind(energy)
+        _ = behind.deep  # or there is nothing to draw
+        kept = _Kept(behind, temperature) if behind.parts.rest is not None else None
+        if kept is not None and kept.share >= _SHARE:
+            words = "what is inside the walls is kept"
+            if behind.barriers:
+                words = "kept with the probability Π (h/max h)^{μ/ε}"
+            return f"{kept.whole.method}, {words}", kept
+        if self.dim <= _GRID_DIM:
+            return "rejection from cells", _Rejection(self._cells[0])
+        how = f"MALA inside the walls, {_STEPS} steps from the deepest point found (approximate)"
+        return how, lambda generator, n: self._draw_inside(behind, generator, n)
+
+    def _draw_inside(self, behind: Behind, generator: np.random.Generator, n: int) -> np.ndarray:
+        energy, temperature = self._core
+        curvature = 1e-6
+        if behind.free is not None:
+            curvature = max(float(np.asarray(behind.free.laplacian(behind.deep))) / self.dim, curvature)
+        depth = float(depths(behind.constraints, behind.deep[None])[0])
+        if not math.isfinite(float(energy(behind.deep))):
+            raise ValueError(
+                f"energy is not finite at {behind.deep.tolist()}, a point inside its walls: no start there."
+            )
+        step, xi = self.dim ** (-1 / 3) / curvature, generator.standard_normal((512, self.dim))
+        while np.isfinite(np.asarray(energy(behind.deep + math.sqrt(2 * temperature * step) * xi))).mean() < 0.5:
+            step /= 2
+        radius = depth * generator.random(n) ** (1 / self.dim) / 2
+        start = generator.standard_normal((n, self.dim))
+        start = behind.deep + radius[:, None] * start / np.linalg.norm(start, axis=1, keepdims=True)
+        start = np.where(np.isfinite(np.asarray(energy(start)))[:, None], start, behind.deep)
+        loop = ClosedLoop(Langevin(temperature, step, scheme="mala"), energy)
+        response = loop.simulate(start, _STEPS * step, key=_seed(generator), record=2, throw=True)
+        return np.asarray(response.final, np.float64)
 
     def _draw_components(self, generator: np.random.Generator, n: int) -> np.ndarray:
         parts, masses = zip(*self.components, strict=True)
@@ -208,18 +262,69 @@ class Gibbs(Distribution):
         return f"<Gibbs, {self.dim}-D: {words}, ε = {self.temperature:g}>"
 
 
+class _Kept:
+    """Draws from the measure without walls, of which those inside are kept; behind a barrier with Π (h/max h)^{μ/ε}.
+
+    Args:
+        behind: the energy's walls, and another term.
+        temperature: ε.
+
+    `share` is about the share that is kept: 0 where there is no measure without walls, h has no known maximum, or cells
+    of the energy with its walls do better.
+    """
+
+    def __init__(self, behind: Behind, temperature: float) -> None:
+        self.behind, self.temperature, self.share, self.most = behind, temperature, 0.0, 0.0
+        assert behind.parts.rest is not None
+        for weight, term in behind.barriers:
+            known = [top for top in tops(term.constraints) if top is not None]
+            if len(known) < len(term.constraints):
+                return
+            self.most += weight / temperature * sum(map(math.log, known))
+        try:
+            self.whole = Gibbs(behind.parts.rest, temperature)
+            if behind.dim > _GRID_DIM or self.whole._exact:
+                self.share = float(self._looked_at(np.random.default_rng(0), _PILOT)[1].mean())
+        except ValueError:  # no measure without walls
+            self.share = 0.0
+
+    def _looked_at(self, generator: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        x = self.whole._draw(generator, n)
+        return x, np.log(generator.random(n)) < log_factor(self.behind, x, self.temperature) - self.most
+
+    def __call__(self, generator: np.random.Generator, n: int) -> np.ndarray:
+        kept: list[np.ndarray] = []
+        for _ in range(_ROUNDS):
+            missing = n - sum(map(len, kept))
+            if missing <= 0:
+                return np.concatenate(kept)[:n]
+            x, good = self._looked_at(generator, min(int(1.2 * missing / self.share) + 64, 1_000_000))
+            kept.append(x[good])
+        raise ValueError(f"only {sum(map(len, kept))} of {n} draws were found inside the walls; ask for fewer.")
+
+
 class _Rejection:
     """Draws from cells: one in proportion to its envelope, a uniform point in it, kept if it is below the density.
 
     The envelope of a cell is the largest density on a lattice in it, and a margin of a tenth. Where the density rises
     above it the draws fall short; the quadrature over these cells is good to 1e-6, which leaves little room for that.
+    In a cell that a wall may cut it is that of the density without the wall, times a bound of h^{μ/ε}.
     """
 
     def __init__(self, found: Any) -> None:
         self.scaled, self.centre, self.half = found.scaled, found.centre, found.half
+        cut, behind = np.zeros(len(self.centre), bool), self.scaled.behind
+        if behind is not None:
+            low, high = behind.ranges(self.centre, self.half)[:2]
+            near = (high >= 0).all(axis=0)
+            self.centre, self.half, cut = self.centre[near], self.half[near], (low < 0).any(axis=0)[near]
         lattice = np.array(list(product(np.linspace(-1, 1, 5 if found.scaled.dim < 3 else 3), repeat=found.scaled.dim)))
         points = self.centre[:, None, :] + self.half[:, None, :] * lattice
         top = -self.scaled(points.reshape(-1, points.shape[-1])).reshape(len(points), -1).min(axis=1)
+        if behind is not None and cut.any():
+            flat = points[cut].reshape(-1, points.shape[-1])
+            top[cut] = -self.scaled.rest(flat).reshape(cut.sum(), -1).min(axis=1)
+            top[cut] += log_envelope(behind, self.scaled.temperature, self.centre[cut], self.half[cut])
         self.top = top + math.log(_MARGIN)
         weight = np.exp(self.top - self.top.max()) * np.prod(2 * self.half, axis=1)
         self.ladder = np.cumsum(weight) / weight.sum()

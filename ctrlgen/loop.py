@@ -17,8 +17,11 @@ from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.plants.base import Plant, Run
+from ctrlgen.plants.guarded import guard, recorded
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
+from ctrlgen.safety.filter import SafetyFilter
+from ctrlgen.safety.report import report
 
 if TYPE_CHECKING:
     from ctrlgen.certify.verdict import Verdict
@@ -60,8 +63,13 @@ class Start:
     particles: int | None = None
 
     @classmethod
-    def of(cls, response: Response) -> Start:
-        """What a finished run began from, with the steps that it took."""
+    def of(cls, response: Response, rule: Any = None) -> Start:
+        """What a finished run began from, with the steps that it took, for a rule that is to judge it.
+
+        Raises:
+            ValueError: the run had a safety filter, of which the rule knows nothing.
+        """
+        refuse_filtered(rule, response.filter)
         own = getattr(response.plant, "step", None)
         step = float(own or (response.time[-1] - response.time[0]) / max(response.steps, 1))
         return cls(
@@ -69,6 +77,15 @@ class Start:
             step=step, schedule=response.schedule,
             particles=len(response.final) if response.plant.kind == "particles" else None,
         )  # fmt: skip
+
+
+def refuse_filtered(rule: Any, safety: Any) -> None:
+    """Raise ValueError for a rule (none is fine) that does not know the law of a filtered step."""
+    if safety is not None and rule is not None and not getattr(rule, "filtered", False):
+        raise ValueError(
+            f"{type(rule).__name__} rests on the law of unfiltered steps, or on identities that walls break. With a "
+            "safety filter use stopping.FreeEnergyPlateau, or no rule."
+        )
 
 
 class Monitor(Protocol):
@@ -99,6 +116,8 @@ class StoppingRule(Protocol):
         """Time between checks; None for a hundredth of the duration."""
         ...
 
+    # a rule that may judge runs under a safety filter has `filtered = True`
+
     def monitor(self, start: Start) -> Monitor:
         """A fresh monitor, for one run.
 
@@ -115,17 +134,17 @@ class ClosedLoop:
     Args:
         plant: how the density moves: Langevin, KineticLangevin, GradientFlow, FokkerPlanckGrid or GaussianPlant.
         controller: the energy.
-        safety: a safety filter. None is available in this version.
+        safety: a `SafetyFilter`, which keeps particles where its barriers are ≥ 0; or None.
         schedule: factor on the plant's temperature over time, t -> factor; "static" (or None) is 1.
 
     Raises:
-        TypeError: plant or controller is something else.
-        ValueError: the dimensions disagree, or an argument is unknown.
+        TypeError: plant, controller or safety is something else.
+        ValueError: the dimensions disagree, an argument is unknown, or the filter's mode does not fit the plant.
     """
 
     plant: Plant
     controller: Energy
-    safety: None = None
+    safety: SafetyFilter | None = None
     schedule: Callable | Literal["static"] | None = None
 
     def __post_init__(self):
@@ -137,7 +156,13 @@ class ClosedLoop:
                 "Wrap a function with cg.CallableEnergy(function, dim)."
             )
         if self.safety is not None:
-            raise ValueError("safety must be None: this version has no safety filters.")
+            if not isinstance(self.safety, SafetyFilter):
+                raise TypeError(
+                    f"safety must be a SafetyFilter or None; got {type(self.safety).__name__}. "
+                    "Wrap barriers: cg.SafetyFilter(barriers, gain)."
+                )
+            self.safety.check_dim(self.controller.dim, "energy")
+            guard(self.plant, self.safety)
         if self.schedule is not None and self.schedule != "static" and not callable(self.schedule):
             raise ValueError(f"schedule must be 'static' or a function of time; got {self.schedule!r}.")
         fixed = getattr(self.plant, "dim", None)
@@ -147,16 +172,24 @@ class ClosedLoop:
                 f"the energy {self.controller.dim}."
             )
 
+    @property
+    def energy(self) -> Energy:
+        """The energy whose Gibbs measure the density is measured against: the controller's, with the filter's part.
+
+        That is infinite outside the safe set, or has the log barrier. Only mode "cbf" does not keep that measure.
+        """
+        return self.controller if self.safety is None else self.safety.energy(self.controller)
+
     @classmethod
-    def of(cls, energy: TrainedEnergy) -> ClosedLoop:
-        """A trained energy's own closed loop: its temperature, step, scheme, metric and schedule."""
+    def of(cls, energy: TrainedEnergy, safety: SafetyFilter | None = None) -> ClosedLoop:
+        """A trained energy's own closed loop: its temperature, step, scheme, metric, schedule; filtered, if asked."""
         if not isinstance(energy, TrainedEnergy):
             raise TypeError(
                 f"energy must be a trained energy, which knows its own loop; got {type(energy).__name__}. "
                 "Build ClosedLoop(Langevin(temperature, step), energy) instead."
             )
         plant = Langevin(energy.temperature, energy.step, scheme=energy.scheme, metric=energy.metric)
-        return cls(plant, energy, schedule=energy.schedule)
+        return cls(plant, energy, safety=safety, schedule=energy.schedule)
 
     def simulate(
         self,
@@ -200,22 +233,35 @@ class ClosedLoop:
         schedule = None if self.schedule == "static" else self.schedule
         began = time.perf_counter()
         step = float(getattr(self.plant, "step", None) or duration / (record - 1))
+        target = self.controller if self.safety is None else self.safety.energy(self.controller, duration)
+        refuse_filtered(stop, self.safety)
         start = Start(
-            plant=self.plant, energy=self.controller, initial=initial, step=step, schedule=schedule,
+            plant=self.plant, energy=target, initial=initial, step=step, schedule=schedule,
             steps=max(1, int(np.ceil(duration / step - 1e-6))),
             particles=particles if hasattr(initial, "sample") else next(iter(np.shape(initial)), None),
         )  # fmt: skip
         monitor = None if stop is None else stop.monitor(start)
-        run = self.plant.start(
-            self.controller, initial, step=step, key=key, particles=particles, schedule=schedule, dtype=dtype
+        on_grid = self.plant.kind == "grid"
+        run = guard(self.plant, self.safety).start(
+            target if on_grid else self.controller,
+            initial,
+            step=step,
+            key=key,
+            particles=particles,
+            schedule=schedule,
+            dtype=dtype,
         )
-        return _Simulation(start, run, record, stop, monitor, progress).run(began, throw)
+        return _Simulation(start, run, record, stop, monitor, progress, self).run(began, throw)
 
 
 class _Simulation:
     """One call of `simulate` under way."""
 
-    def __init__(self, start: Start, run: Run, record: int, stop: Any, monitor: Monitor | None, progress: bool):
+    def __init__(
+        self, start: Start, run: Run, record: int, stop: Any, monitor: Monitor | None, progress: bool,
+        loop: ClosedLoop,
+    ):  # fmt: skip
+        self.loop, self.safety = loop, loop.safety
         self.begin, self.state, self.steps, self.progress = start, run, start.steps, progress
         self.records = {int(k) for k in np.round(np.linspace(0, self.steps, min(record, self.steps + 1)))}
         self.rule, self.monitor, self.every = stop, monitor, self.steps
@@ -316,6 +362,7 @@ class _Simulation:
         if self.kept[-1][0] < self.state.done:
             self.kept.append((self.state.done, final))
         marks, snapshots = zip(*self.kept, strict=True)
+        counted = recorded(self.state)
         return Response(
             plant=self.begin.plant,
             energy_block=self.begin.energy,
@@ -332,6 +379,11 @@ class _Simulation:
             certificate=certificate,
             rule=None if self.rule is None else type(self.rule).__name__,
             initial=self.begin.initial,
+            controller=self.loop.controller,
+            filter=self.safety,
+            safety=None
+            if counted is None or self.safety is None
+            else report(counted, self.safety, self.state.done, self.state.step),
         )
 
 

@@ -22,6 +22,7 @@ from ctrlgen.energies.base import Energy
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.precision import float64
 from ctrlgen.response import Response
+from ctrlgen.safety.filter import SafetyFilter
 from ctrlgen.training.result import TrainingResult
 
 # Okabe and Ito's colours, told apart with any colour vision
@@ -31,6 +32,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
 COLOURS = "viridis"
 # low energy bright, and all of it pale: the landscape stays behind what moves on it
 LANDSCAPE = ListedColormap(0.4 + 0.6 * colormaps["viridis_r"](np.linspace(0.05, 1, 256))[:, :3])
+OUTSIDE = "0.8"  # what is not safe
 GRID = 160  # points an axis of a landscape
 MOST_PARTICLES = 3000
 
@@ -93,6 +95,33 @@ def particles(states: Any, ax: Axes | None = None, color: str = BLACK, most: int
         return ax
     shown = states[:most]
     ax.scatter(shown[:, 0], shown[:, 1], s=600 / (100 + len(shown)) + 0.8, c=color, alpha=0.6, linewidths=0)
+    return ax
+
+
+def safe_set(filter: SafetyFilter, bounds: Any, ax: Axes | None = None, time: float = 0.0) -> Axes:
+    """The safe set of a filter in two dimensions: a line along its border, and a shade over what is outside.
+
+    Args:
+        filter: whose barriers say what is safe.
+        bounds: (2, 2), lower and upper corner of what is drawn.
+        ax: where to draw, before particles and after a landscape.
+        time: of moving barriers.
+
+    Raises:
+        ValueError: the barriers have another dimension than two, or bounds do not fit.
+    """
+    if filter.dim != 2:
+        raise ValueError(f"filter must have barriers in 2 dimensions to be drawn; they have {filter.dim}.")
+    low, high = _box(bounds, 2)
+    ax = _axes(ax)
+    across, up = (np.linspace(a, b, 3 * GRID) for a, b in zip(low, high, strict=True))
+    h = filter.values(np.stack(np.meshgrid(across, up, indexing="ij"), axis=-1).reshape(-1, 2), time)
+    least = np.nan_to_num(h, nan=-1.0, posinf=1.0, neginf=-1.0).min(axis=1).reshape(len(across), -1).T
+    if least.min() < 0:
+        ax.contourf(across, up, least, levels=[-np.inf, 0.0], colors=[OUTSIDE], alpha=0.8)
+    if least.min() < 0 <= least.max():
+        ax.contour(across, up, least, levels=[0.0], colors=[BLACK], linewidths=1.2)
+    ax.set(xlabel="x₁", ylabel="x₂", xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     return ax
 
 
@@ -160,6 +189,8 @@ def draw_rate(
 def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray:
     """A closed loop's response: KL on a log axis, energies over time and, in one or two dimensions, the density.
 
+    In two dimensions a run under a safety filter shows its safe set as well.
+
     Args:
         response: of particles, a grid or a Gaussian.
         axes: 2 axes, or 3 with the density's; a new figure when omitted.
@@ -172,9 +203,11 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     axes = figure(1, 3 if spatial else 2)[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
     if len(axes) not in (2, 3):
         raise ValueError(f"axes must be 2 or 3 axes; got {len(axes)}.")
-    # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric
+    # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric; a filtered
+    # drift keeps no Gibbs measure
     bound = response.energy_block.properties.hessian_lower
-    plain = getattr(response.plant, "metric", None) is None and response.schedule is None
+    bent = response.filter is not None and response.filter.mode == "cbf"
+    plain = getattr(response.plant, "metric", None) is None and response.schedule is None and not bent
     overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
     certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
     decay(response, axes[0], certified, label="certified", most=most)
@@ -208,9 +241,11 @@ def transport(
 ) -> np.ndarray:
     """The density on the landscape at several times, from the start to the end, evenly in the logarithm of time.
 
+    In two dimensions a run under a safety filter shows its safe set as well.
+
     Args:
         response: in one or two dimensions.
-        E: the landscape; the response's own energy when omitted.
+        E: the landscape; the response's own energy (under a filter, the controller's) when omitted.
         panels: how many.
         axes: where to draw, `panels` axes.
         bounds: (2, d) of the box.
@@ -220,7 +255,7 @@ def transport(
     if bounds is None and response.plant.kind == "particles":
         bounds = _extent(response)
     last = len(response.time) - 1
-    later = np.geomspace(max(1, last / 60), max(1, last), len(axes) - 1) if len(axes) > 1 else []
+    later = np.geomspace(max(1, last), max(1, last / 60), len(axes) - 1)[::-1] if len(axes) > 1 else []
     for ax, k in zip(axes, [0, *np.round(later).astype(int)], strict=False):
         _density(response, int(k), ax, E, bounds)
         ax.set_title(f"t = {response.time[k]:.3g}", fontsize="medium")
@@ -349,9 +384,13 @@ def _bounds(E: Energy, bounds: Any) -> tuple[np.ndarray, np.ndarray]:
     if bounds is None:
         center, scale = (E.center, E.scale) if isinstance(E, TrainedEnergy) else (np.zeros(E.dim), 4 / 3)
         return center - 3 * scale, center + 3 * scale
+    return _box(bounds, E.dim)
+
+
+def _box(bounds: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
     box = np.asarray(bounds, dtype=np.float64)
-    if box.shape != (2, E.dim) or not np.isfinite(box).all() or (box[0] >= box[1]).any():
-        raise ValueError(f"bounds must be (2, {E.dim}), lower corner below upper corner; got {bounds!r}.")
+    if box.shape != (2, dim) or not np.isfinite(box).all() or (box[0] >= box[1]).any():
+        raise ValueError(f"bounds must be (2, {dim}), lower corner below upper corner; got {bounds!r}.")
     return box[0], box[1]
 
 
@@ -382,6 +421,8 @@ def _density(response: Response, k: int, ax: Axes, E: Energy | None = None, boun
             ax.set(xlabel="x", ylabel="density")
         else:
             ax.pcolormesh(axes[0], axes[1], state.T, cmap=COLOURS, shading="nearest", rasterized=True)
+            if response.filter is not None:
+                safe_set(response.filter, np.transpose(plant.bounds), ax)  # type: ignore[attr-defined]
             ax.set(xlabel="x₁", ylabel="x₂", aspect="equal")
         return
     if plant.kind == "gaussian":
@@ -397,7 +438,12 @@ def _density(response: Response, k: int, ax: Axes, E: Energy | None = None, boun
         ax.plot(x, gibbs / (gibbs.sum() * (x[1] - x[0])), "--", color=RED, label="Gibbs")
         ax.set(xlabel="x", ylabel="density", xlim=(x[0], x[-1]))
         return
+    safety = response.filter
+    if safety is not None and E is response.energy_block:
+        E = response.controller or E  # the filter's part of the energy is drawn as its border
     energy(E, ax, bounds)
+    if safety is not None:
+        safe_set(safety, bounds, ax, float(response.time[k]))
     particles(state, ax)
 
 

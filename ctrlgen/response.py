@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import xarray
 
     from ctrlgen.certify.verdict import Verdict
+    from ctrlgen.safety.filter import SafetyFilter
+    from ctrlgen.safety.report import SafetyReport
 
 Status = Literal["completed", "stopped", "diverged", "interrupted"]
 
@@ -32,6 +34,23 @@ class DivergenceError(FloatingPointError):
     def __init__(self, message: str, response: Response):
         super().__init__(message)
         self.response = response
+
+
+@dataclass(frozen=True)
+class DistributionShift:
+    """How far a filtered density is from the Gibbs measure restricted to the safe set.
+
+    Attributes:
+        kl: KL(ρ‖ρ*|S) [nats], with its standard error.
+        w2: W₂ between as many particles and exact samples [length].
+        floor: W₂ between two fresh exact samples of that size; w2 is never below it by more than chance.
+        samples: how the exact samples were drawn.
+    """
+
+    kl: Estimate
+    w2: Estimate
+    floor: Estimate
+    samples: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +70,10 @@ class Response:
             met, UNDECIDED with the reason where it was not; None when there was no rule.
         rule: the name of the stopping rule, or None.
         initial: what the run was started from, as `simulate` was given it.
+        controller: the energy that the loop was given; `energy_block` has the filter's part as well.
+        filter: the safety filter that it ran under, or None.
+        safety: what was counted of its safety, a `SafetyReport`; None without a filter, and on a grid, whose cells
+            outside are removed.
     """
 
     plant: Plant
@@ -68,6 +91,9 @@ class Response:
     certificate: Verdict | None = field(default=None, repr=False)
     rule: str | None = None
     initial: Any = field(default=None, repr=False)
+    controller: Energy | None = field(default=None, repr=False)
+    filter: SafetyFilter | None = field(default=None, repr=False)
+    safety: SafetyReport | None = field(default=None, repr=False)
 
     @property
     def states(self) -> np.ndarray:
@@ -124,7 +150,13 @@ class Response:
 
     @property
     def dissipation(self) -> np.ndarray:
-        """ε I(ρ‖ρ*) = -dV/dt over time, (k,) [nats / time]; for particles a lower bound, with an error."""
+        """ε I(ρ‖ρ*) = -dV/dt over time, (k,) [nats / time]; for particles a lower bound, with an error.
+
+        Raises:
+            ValueError: particles under a safety filter: the estimate integrates by parts, and walls leave a term.
+        """
+        if self.filter is not None and self.plant.kind == "particles":
+            raise ValueError("dissipation of particles has a term at walls that is not estimated. Use a grid.")
         return self._values("dissipation")
 
     @property
@@ -163,6 +195,24 @@ class Response:
             value = getattr(self.plant, name)(self.snapshots[k], self.energy_block, **arguments)
             self._cache[name, k] = value if isinstance(value, Estimate) else Estimate(float(value), 0.0)
         return self._cache[name, k]
+
+    def shift(self, n: int = 2000, key: int = 0) -> DistributionShift:
+        """How far the last density is from the Gibbs measure of the controller restricted to the safe set.
+
+        Args:
+            n: particles compared in W₂; KL uses all, and as many exact samples.
+            key: seed of the exact samples.
+
+        Returns:
+            KL [nats], from nearest neighbours of two samples; W₂ [length], and what W₂ is between two fresh samples. On
+            a grid KL is exact, and W₂ is of samples drawn from the masses.
+
+        Raises:
+            ValueError: the run had no safety filter, or the restricted measure cannot be sampled.
+        """
+        from ctrlgen.shift import distribution_shift
+
+        return distribution_shift(self, n, key)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the response: its Lyapunov curve, energies and, in two dimensions, the transport."""

@@ -5,6 +5,10 @@ import pytest
 from scipy import stats
 
 import ctrlgen as cg
+from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.energies.walls import LogBarrier, Walls
+from ctrlgen.field import Field
+from ctrlgen.gibbs import _Rejection
 
 LEVEL = 1e-4  # a correct sampler fails a test at this level once in ten thousand seeds; the seeds are fixed
 SPD = np.array([[2.0, 0.5], [0.5, 1.0]])
@@ -196,3 +200,99 @@ def test_it_prints_what_it_is():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# Behind walls -------------------------------------------------------------------------------------------------------
+
+
+def safe(*formulas, dim=2):
+    states = ["x", "y", "z", "u", "v", "w"][:dim]
+    return Constraints([Constraint(Field(f, states)) for f in formulas])
+
+
+DISC = safe("4 - x^2 - y^2")
+BALL = safe("4 - x^2 - y^2 - z^2 - u^2 - v^2 - w^2", dim=6)
+CORE = safe("0.1 - x^2 - y^2 - z^2 - u^2 - v^2 - w^2", dim=6)
+ROUND, ROUND_6 = cg.Quadratic(np.eye(2)), cg.Quadratic(np.eye(6))
+NEARLY_ROUND = cg.SymbolicEnergy("x^2/2 + y^2/2 + x^4/10^9", ["x", "y"])  # no Gaussian to draw from
+
+
+def square_law(dim, power, top=4.0):
+    """The distribution function of |x|² under (top - |x|²)^power exp(-|x|²), ε = 0.5."""
+    u = np.linspace(0, top, 100_001)
+    density = u ** (dim / 2 - 1) * (top - u) ** power * np.exp(-u)
+    ladder = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return lambda x: np.interp((x**2).sum(axis=1), u, ladder / ladder[-1])
+
+
+def beyond(low, direction):
+    """The distribution function of a normal coordinate of variance 0.5 above `low`."""
+    unit = np.array(direction) / np.linalg.norm(direction)
+    return lambda x: 1 - stats.norm.sf(x @ unit, 0, 0.5**0.5) / stats.norm.sf(low, 0, 0.5**0.5)
+
+
+KEPT = "exact, a Gaussian, what is inside the walls is kept"
+WEIGHED = "exact, a Gaussian, kept with the probability Π (h/max h)^{μ/ε}"
+CELLS = "rejection from cells"
+MALA = "MALA inside the walls, 2000 steps from the deepest point found (approximate)"
+BEHIND = {
+    "disc": (ROUND + Walls(DISC), KEPT, square_law(2, 0.0)),
+    "disc, from cells": (NEARLY_ROUND + Walls(DISC), CELLS, square_law(2, 0.0)),
+    "few inside": (ROUND + Walls(safe("x + y - 4.2")), CELLS, beyond(4.2 / 2**0.5, [1.0, 1.0])),
+    "area": (Walls(DISC), CELLS, lambda x: (x**2).sum(axis=1) / 4),
+    "concave": (
+        cg.SymbolicEnergy("-x^2/2 - y^2/2", ["x", "y"]) + Walls(DISC),
+        CELLS,
+        lambda x: np.expm1((x**2).sum(axis=1)) / np.expm1(4.0),
+    ),
+    "faint barrier": (NEARLY_ROUND + 0.005 * LogBarrier(DISC), CELLS, square_law(2, 0.01)),
+    "barrier": (ROUND + 0.3 * LogBarrier(DISC), WEIGHED, square_law(2, 0.6)),
+    "barrier, from cells": (NEARLY_ROUND + 0.3 * LogBarrier(DISC), CELLS, square_law(2, 0.6)),
+    "barrier of a half-plane": (
+        ROUND + 0.1 * LogBarrier(safe("x")),
+        CELLS,
+        lambda x: stats.gamma(0.6).cdf(x[:, 0] ** 2),
+    ),
+    "6-D": (ROUND_6 + Walls(BALL), KEPT, square_law(6, 0.0)),
+    "6-D barrier": (ROUND_6 + 0.2 * LogBarrier(BALL), WEIGHED, square_law(6, 0.4)),
+    "6-D, few inside": (ROUND_6 + Walls(CORE), MALA, square_law(6, 0.0, 0.1)),
+    "6-D, far out": (ROUND_6 + Walls(safe("x - 3", dim=6)), MALA, beyond(3.0, [1.0, 0, 0, 0, 0, 0])),
+    "6-D volume": (Walls(BALL), MALA, lambda x: ((x**2).sum(axis=1) / 4) ** 3),
+}
+
+
+@pytest.mark.parametrize(("energy", "method", "law"), BEHIND.values(), ids=BEHIND.keys())
+def test_draws_behind_walls(energy, method, law):
+    gibbs = cg.Gibbs(energy, 0.5)
+    assert gibbs.method == method
+    x = gibbs.sample(4, 1000 if method == MALA else 10_000)
+    assert np.isfinite(energy(x)).all()
+    assert stats.kstest(law(x), "uniform").pvalue > LEVEL
+
+
+@pytest.mark.parametrize(("scale", "power"), [(1, 0.0), (1, 0.02), (1, 3.0), (1000, 3.0)])  # h < 1 and > 1 at the wall
+def test_the_envelope_of_cells_behind_walls_is_above_the_density(scale, power):
+    disc = safe(f"{scale}*(4 - x^2 - y^2)")
+    extra = 0.5 * power * LogBarrier(disc) if power else Walls(disc)
+    found = _Rejection(cg.Gibbs(NEARLY_ROUND + extra, 0.5)._cells[0])
+    offsets = np.random.default_rng(0).uniform(-1, 1, (len(found.top), 300, 2))
+    x = found.centre[:, None] + found.half[:, None] * offsets
+    log_density = -found.scaled(x.reshape(-1, 2)).reshape(len(found.top), 300)
+    assert np.isneginf(log_density).any(axis=1).sum() > 100  # of the cells are cut
+    assert (log_density.max(axis=1) <= found.top).all()
+
+
+def test_no_draws_from_an_empty_set():
+    for energy in (ROUND + Walls(safe("x - 1", "-1 - x")), ROUND_6 + Walls(safe("x - 1", "-1 - x", dim=6))):
+        with pytest.raises(ValueError, match="no point inside the walls was found: the safe set is empty"):
+            cg.Gibbs(energy, 0.5).sample(0, 10)
+
+
+def test_density_and_factors_behind_walls():
+    walls = Walls(DISC)
+    gibbs = cg.Gibbs(ROUND + walls, 0.5)
+    points, cell = grid(2.1, 1000)
+    assert np.exp(gibbs.log_density(points)).sum() * cell == pytest.approx(1.0, abs=2e-3)
+    assert gibbs.log_density(np.array([[3.0, 0.0]]))[0] == -np.inf
+    assert gibbs.factors == ((ROUND, 1.0), (walls, 1.0))
+    np.testing.assert_allclose(gibbs.bounds, [[-2, -2], [2, 2]], atol=0.2)

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.path import Path
 
 import ctrlgen as cg
 from ctrlgen import plot
@@ -134,6 +136,91 @@ def test_transport_shows_start_and_end(particles):
     np.testing.assert_array_equal(axes[0].collections[-1].get_offsets(), particles.states[0])
     np.testing.assert_array_equal(axes[2].collections[-1].get_offsets(), particles.final)
     assert len({ax.get_xlim() for ax in axes}) == 1
+
+
+DISC = cg.Ball([0.5, 0], 1.2)
+HALF = cg.BarrierFunction("x + 1/5", ["x", "y"])
+BOUNDS = [[-2, -1.5], [2, 1.5]]
+
+
+def border(ax):
+    """Points of the line that a safe set is drawn with, and whether a point is in its shade."""
+    shade, line = ax.collections[-2:]
+    loops = [Path(loop) for path in shade.get_paths() for loop in path.to_polygons()]
+    return (
+        np.concatenate([path.vertices for path in line.get_paths()]),
+        lambda point: sum(loop.contains_point(point) for loop in loops) % 2 == 1,  # a loop in a loop is a hole
+    )
+
+
+def test_safe_set_is_its_border_with_a_shade_outside():
+    ax = plot.figure()[0, 0]
+    assert plot.safe_set(cg.SafetyFilter([DISC, HALF]), BOUNDS, ax) is ax
+    assert (ax.get_xlim(), ax.get_ylim(), ax.get_aspect()) == ((-2, 2), (-1.5, 1.5), 1)
+    edge, shaded = border(ax)
+    h = np.stack([1.44 - (edge[:, 0] - 0.5) ** 2 - edge[:, 1] ** 2, edge[:, 0] + 0.2])
+    on_disc, on_line = np.abs(h) < 0.01
+    assert (on_disc | on_line).all()
+    assert on_disc.sum() > 100
+    assert on_line.sum() > 100
+    assert h.min() > -0.02  # none of the border of one barrier where another forbids it
+    for point, outside in [((0.5, 0), False), ((-0.5, 0), True), ((1.8, 0), True), ((-0.1, 0), False)]:
+        assert shaded(point) == outside
+
+
+def test_safe_set_that_moves_is_drawn_at_its_time():
+    moving = cg.SafetyFilter(cg.BarrierFunction("x - t", ["x", "y"], time="t"))
+    for time in (0.0, 0.7):
+        edge, _ = border(plot.safe_set(moving, BOUNDS, time=time))
+        np.testing.assert_allclose(edge[:, 0], time, atol=1e-9)
+
+
+def test_safe_set_of_a_function_that_is_not_finite_everywhere():
+    barrier = cg.BarrierFunction(lambda x: jnp.log(x[0]), ["x", "y"])  # nan to the left of 0, -inf at 0
+    edge, shaded = border(plot.safe_set(cg.SafetyFilter(barrier), [[-2, -2], [3, 2]]))
+    np.testing.assert_allclose(edge[:, 0], 1.0, atol=0.02)
+    assert shaded((-1.0, 0.0))
+
+
+def test_safe_set_without_a_border_in_the_picture():
+    safety = cg.SafetyFilter(DISC)
+    assert not plot.safe_set(safety, [[0, -0.5], [1, 0.5]]).collections
+    (shade,) = plot.safe_set(safety, [[3, 3], [4, 4]]).collections  # all of it
+    assert shade.get_paths()[0].contains_point((3.5, 3.5))
+
+
+def test_safe_sets_that_cannot_be_drawn():
+    with pytest.raises(ValueError, match="filter must have barriers in 2 dimensions to be drawn; they have 3"):
+        plot.safe_set(cg.SafetyFilter(cg.Ball([0, 0, 0], 1)), BOUNDS)
+    with pytest.raises(ValueError, match=r"bounds must be \(2, 2\), lower corner below upper corner"):
+        plot.safe_set(cg.SafetyFilter(DISC), [[-1, -1]])
+
+
+@pytest.mark.parametrize(("mode", "certified"), [("reflected", True), ("barrier_energy", True), ("cbf", False)])
+def test_a_filtered_response_shows_its_safe_set(mode, certified):
+    safety = cg.SafetyFilter(DISC, mode=mode)
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01), QUADRATIC, safety=safety)
+    response = loop.simulate(safety.restrict(cg.Gaussian([0.0, 0.0], 0.3)), 0.2, record=3, particles=300)
+    axes = response.plot()
+    assert any("certified" in text for text in legend(axes[0])) == certified  # "cbf" keeps no Gibbs measure
+    start, end = plot.transport(response, panels=2)
+    for ax, k in [(axes[2], -1), (start, 0), (end, -1)]:
+        landscape, shade, line, points = ax.collections
+        assert points.get_zorder() >= shade.get_zorder()
+        edge = np.concatenate([path.vertices for path in line.get_paths()])
+        np.testing.assert_allclose(np.linalg.norm(edge - [0.5, 0], axis=1), 1.2, atol=0.01)
+        np.testing.assert_array_equal(points.get_offsets(), response.states[k])
+        x, y = (np.linspace(*ends, 160) for ends in (ax.get_xlim(), ax.get_ylim()))
+        everywhere = np.median(QUADRATIC(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)))
+        assert landscape.levels[-1] == pytest.approx(everywhere, rel=1e-3)  # the controller's, finite outside as well
+
+
+def test_a_grid_with_walls_shows_them():
+    grid, safety = cg.FokkerPlanckGrid([(-1, 2), (-1.5, 1.5)], (30, 30), 1.0), cg.SafetyFilter(DISC, mode="reflected")
+    loop = cg.ClosedLoop(grid, QUADRATIC, safety=safety)
+    ax = loop.simulate(grid.gibbs(loop.energy), 0.1, record=2).plot()[2]
+    edge, _ = border(ax)
+    np.testing.assert_allclose(np.linalg.norm(edge - [0.5, 0], axis=1), 1.2, atol=0.01)
 
 
 def test_training_shows_loss_phases_and_quality():

@@ -237,7 +237,7 @@ class APriori:
         Raises:
             ValueError: as `monitor`.
         """
-        begun = Start.of(response)
+        begun = Start.of(response, self)
         constants, initial = self._premises(begun)
         value = proved_bound(self.bound, constants, begun.step, response.steps, initial.value)
         verdict = self._verdict(constants, initial, begun.step, response.steps, value)

@@ -6,7 +6,7 @@ The safe set is {h ≥ 0} everywhere. The barrier certificate B of the literatur
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,13 @@ from ctrlgen.certify.lyapunov import Time, check_time, evaluate, simplified
 from ctrlgen.certify.regular import regular
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.domain import Box, Domain, Sublevel, exact
-from ctrlgen.field import Field, VectorField
+from ctrlgen.field import Field, VectorField, symbols
+from ctrlgen.gain import class_k
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.prove.decide import check_method, check_timeout
 from ctrlgen.prove.witness import violates
 
 LONGEST = 120  # characters of a formula in a verdict's claim
-PROBES = (-2, sp.Rational(-1, 2), 0, sp.Rational(1, 2), 2)  # where a class-K function is seen to increase
 
 
 class BarrierFunction:
@@ -33,9 +33,11 @@ class BarrierFunction:
     Args:
         h: SymPy expression, string, number, or JAX-traceable function (d,) -> (). Floats are read as decimals.
         states: names or symbols, in the order of the coordinates.
+        time: name of the time in h, for a set that moves; a function is then one of (d + 1,), the time last. Such a
+            barrier serves a `SafetyFilter`; to certify it, make the time a state, with ṫ = 1.
 
     Raises:
-        ValueError: h is not a real scalar function of the states.
+        ValueError: h is not a real scalar function of the states (and time).
 
     `expr` is the formula (None without one), `states` the real symbols, `gain` what `verify` uses unless told
     otherwise, `chain` the functions (h, ψ₁, ..., this one) of a high-order construction.
@@ -43,9 +45,11 @@ class BarrierFunction:
     References: Prajna and Jadbabaie, HSCC 2004; Ames, Xu, Grizzle and Tabuada, IEEE TAC 62 (2017) 3861.
     """
 
-    def __init__(self, h: Any, states: Sequence[str | sp.Symbol]):
-        self.field = Field(h, states, name="h")
-        self.states = self.field.states
+    def __init__(self, h: Any, states: Sequence[str | sp.Symbol], time: str | sp.Symbol | None = None):
+        names = symbols(states)
+        self.field = Field(h, names if time is None else [*names, *symbols([time])], name="h")
+        self.states = self.field.states[: len(names)]
+        self.time = None if time is None else self.field.states[-1]
         self.gain: Any = sp.S.Zero
         self.chain: tuple[BarrierFunction, ...] = (self,)
         self.gains: tuple[sp.Expr, ...] = ()  # the α_k of a high-order construction, as formulas of h
@@ -61,24 +65,41 @@ class BarrierFunction:
 
         Raises:
             TypeError: h has no formula.
+            ValueError: it moves.
         """
+        self._at_rest("safe_set")
         return Sublevel(-self.field.formula(), self.states)
 
-    def __call__(self, x: Any) -> Any:
-        """h at a state (d,) -> float, or at a batch (n, d) -> (n,), in float64."""
-        return evaluate(self.field, x)
+    def __call__(self, x: Any, time: float | None = None) -> Any:
+        """h at a state (d,) -> float, or at a batch (n, d) -> (n,), in float64; of a moving set, at a time."""
+        if self.time is None:
+            return evaluate(self.field, x)
+        if time is None:
+            raise ValueError(f"time must be given: h depends on {self.time}.")
+        x = np.asarray(x, dtype=np.float64)
+        return evaluate(self.field, np.concatenate([x, np.full((*x.shape[:-1], 1), float(time))], axis=-1))
+
+    def _at_rest(self, what: str) -> None:
+        if self.time is not None:
+            raise ValueError(
+                f"{what} is for sets at rest; h depends on {self.time}. Make the time a state: "
+                f"BarrierFunction(h, [..., '{self.time}']) along f with a last component 1."
+            )
 
     def __repr__(self) -> str:
         return f"BarrierFunction({shown(self.field)}, {[s.name for s in self.states]})"
 
     def derivative(self, f: Any) -> sp.Expr:
-        """ḣ = ∇h·f, simplified.
+        """ḣ = ∂h/∂t + ∇h·f, simplified.
 
         Raises:
             ValueError: f does not have one component a state.
             TypeError: h or f has no formula.
         """
-        return self.field.outward(simplified(self.field.lie(VectorField(f, self.states)).formula()))
+        f = VectorField(f, self.states)
+        if self.time is not None:
+            f = VectorField.of_formulas([*f.formulas(), sp.S.One], self.field.states)
+        return self.field.outward(simplified(self.field.lie(f).formula()))
 
     def verify(
         self,
@@ -115,6 +136,7 @@ class BarrierFunction:
 
         References: Prajna and Jadbabaie, HSCC 2004; Khalil, Nonlinear Systems (2002), lemma 3.4, for the comparison.
         """
+        self._at_rest("verify")
         check_method(method)
         deadline = check_timeout(timeout)
         f = VectorField(f, self.states)
@@ -200,6 +222,7 @@ class BarrierFunction:
 
         Reference: Ames, Xu, Grizzle and Tabuada, IEEE TAC 62 (2017) 3861, definition 5.
         """
+        self._at_rest("control")
         check_method(method)
         deadline = check_timeout(timeout)
         f, columns = VectorField(f, self.states), input_columns(g, self.states)
@@ -248,6 +271,7 @@ class BarrierFunction:
             ValueError: no input ever acts on h (looked for up to r = d).
             TypeError: h or f has no formula.
         """
+        self._at_rest("relative_degree")
         f, columns = VectorField(f, self.states), input_columns(g, self.states)
         current = self.field
         for r in range(1, len(self.states) + 1):
@@ -350,43 +374,6 @@ def overlap(initial: Domain, unsafe: Domain, every: Sequence[Claim], states: tup
             answer = Outcome(status=Status.REFUTED, method="search", reason=reason, witness=point)
             return Step(claim, replace(answer, margin=None if margin is None else float(margin)))
     return None
-
-
-def class_k(name: str, gain: Any) -> Callable[[sp.Expr], Any]:
-    """α as a function of a formula, from a number, a callable, or a formula of one symbol.
-
-    Raises:
-        ValueError: α(0) is not 0, or α is seen to decrease.
-    """
-    z = sp.Symbol("z", real=True)
-    if isinstance(gain, str):
-        gain = Field(gain, ["h"], name).expr
-    if callable(gain) and not isinstance(gain, sp.Basic):
-        formula = (
-            Field(lambda x: gain(x[0]), [z], name).expr if not _symbolic(gain, z) else Field(gain(z), [z], name).expr
-        )
-    elif isinstance(gain, sp.Expr) and gain.free_symbols:
-        symbols = sorted(gain.free_symbols, key=str)
-        if len(symbols) > 1:
-            raise ValueError(f"{name} must be a formula of one symbol, which stands for h; got {symbols}.")
-        formula = Field(gain.xreplace({symbols[0]: z}), [z], name).expr
-    else:
-        formula = exact(name, gain) * z
-    if formula is None:
-        raise ValueError(f"{name} must have a formula; write it with arithmetic and jax.numpy functions.")
-    if sp.simplify(formula.subs(z, 0)) != 0:
-        raise ValueError(f"{name} must be zero at zero (a class-K function of h); got α(h) = {formula}.")
-    values = [float(v) for v in (sp.N(formula.subs(z, p)) for p in PROBES) if v.is_real]
-    if any(b < a for a, b in itertools.pairwise(values)):
-        raise ValueError(f"{name} must not decrease (a number ≥ 0, or a class-K function of h); got α(h) = {formula}.")
-    return lambda expr: formula.xreplace({z: expr})
-
-
-def _symbolic(function: Callable, z: sp.Symbol) -> bool:
-    try:
-        return isinstance(function(z), (sp.Expr, int, float))
-    except Exception:
-        return False
 
 
 def input_columns(g: Any, states: tuple[sp.Symbol, ...]) -> list[VectorField]:

@@ -24,6 +24,7 @@ from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.pieces import at_least, exact_hessian
 from ctrlgen.certify.premise import missing, premise, shown_down
 from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.spectral import down, spectrum_bounds
 from ctrlgen.energies.tails import fractions
@@ -93,11 +94,35 @@ def verify_decay(
         )  # fmt: skip
     if loop.schedule is not None and loop.schedule != "static":
         return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
+    if loop.safety is not None:
+        reason = _filtered(energy, temperature, loop)
+        if reason:
+            return _open(text, deadline, reason)
+        return _along(energy, temperature, loop, initial, key, measure, deadline)
+    if parted(loop.controller).walls and plant.kind == "particles":
+        return _open(
+            text, deadline, "nothing keeps its particles behind the walls of its energy, whose slope is 0: pass "
+            "ClosedLoop(plant, energy, safety=SafetyFilter(barriers, mode='reflected'))",
+        )  # fmt: skip
     noise = 0.0 if isinstance(plant, GradientFlow) else float(plant.temperature)  # NumPy compares floats of its types
     same = _same(energy, loop.controller)
     if isinstance(plant, GradientFlow) or not same or noise != temperature:
         return _without_invariance(energy, temperature, loop, noise, text, deadline)
     return _along(energy, temperature, loop, initial, key, measure, deadline)
+
+
+def _filtered(energy: Energy, temperature: float, loop: ClosedLoop) -> str:
+    """Why nothing is known of V along a loop under a safety filter; empty where it keeps the measure of this energy."""
+    assert loop.safety is not None
+    if loop.safety.mode == "cbf":
+        return "a filtered drift is no gradient, and keeps no Gibbs measure: Response.shift measures how far it is off"
+    if callable(loop.safety.mu) and loop.safety.mode == "barrier_energy":
+        return "μ changes with time, and so does the measure that the loop tends to"
+    if isinstance(loop.plant, GradientFlow):
+        return "a flow without noise keeps no Gibbs measure (no_certificate)"
+    if float(loop.plant.temperature) != temperature or not _same(energy, loop.energy):
+        return "the loop keeps the Gibbs measure of its own .energy and temperature; V is of another"
+    return ""
 
 
 def _open(text: str, deadline: Deadline, reason: str) -> Decay:
@@ -152,6 +177,11 @@ def _along(
         CONTINUUM[plant.kind],
         "V is finite at the start, and the density smooth enough to integrate by parts for t > 0",
     ]
+    if loop.safety is not None:
+        assumptions.append(
+            "nothing flows through the border of the safe set: particles are reflected along K∇h, or steps rejected"
+            + (" (from μ ≥ ε on they do not reach it)" if loop.safety.mode == "barrier_energy" else "")
+        )
     identity = premise(
         "V̇ = -ε∫ρ ∇log(ρ/ρ*)·K∇log(ρ/ρ*)", "∂ρ/∂t = ∇·(ρ(K + J)∇(E + ε log ρ)), by parts; J is skew",
         identity_holds, "symbolic",
@@ -219,6 +249,8 @@ def _measured(energy: Energy, temperature: float, loop: ClosedLoop, initial: Any
     if energy.dim <= 2 and plain:
         found = spectral_gap_rate(energy, temperature)
         return found, "twice the spectral gap of the Fokker–Planck operator on grids, extrapolated: V's rate in the end"
+    if loop.safety is not None:
+        raise ValueError("behind walls a rate is measured on a grid, in one or two dimensions without metric and skew")
     own = loop if isinstance(plant, Langevin) else None
     rate = fitted_rate(energy, temperature, own, initial, key)
     return rate, f"fitted to a run of particles: {rate.note} ({rate.level:.0%} interval {rate.interval})"

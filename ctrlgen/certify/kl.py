@@ -28,6 +28,7 @@ from ctrlgen.certify.gaussian_family import (
 )
 from ctrlgen.checks import positive
 from ctrlgen.datasets import Gaussian
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.analytic import Quadratic
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
@@ -172,6 +173,7 @@ class KLLyapunov:
         if kind == "symbolic":
             return -self._symbol * fisher_formula(*self._formula, state.mean, state.covariance, self._symbol)
         if kind == "gaussian":
+            self._no_walls("V̇ of a Gaussian")
             if self._quadratic is not None:
                 return -self._plant.dissipation(state, self._quadratic)
             inverse = np.linalg.inv(state.covariance)
@@ -203,6 +205,7 @@ class KLLyapunov:
         Args and raises: as for `value`.
         """
         kind, state, own = self._read(state, grid, "neighbours", None)
+        self._no_walls("V̇ along the flow")
         if kind == "symbolic":
             precision, target = self._formula
             push, spread = precision * (state.mean - target), precision * state.covariance * precision
@@ -249,6 +252,10 @@ class KLLyapunov:
 
     def __repr__(self) -> str:
         return f"KLLyapunov({type(self.energy).__name__} in {self.energy.dim}-D, temperature={self.temperature})"
+
+    def _no_walls(self, what: str) -> None:
+        if parted(self.energy).sets:
+            raise ValueError(f"{what} is not defined behind walls, where a term at the border is left. Use a grid's V̇.")
 
     # What a state is --------------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class LookRule(ABC):
         Raises:
             ValueError: as `monitor`.
         """
-        monitor = self.monitor(Start.of(response))
+        monitor = self.monitor(Start.of(response, self))
         if response.status == "diverged":
             return monitor.undecided(f"the run diverged: {response.message}")
         monitor.judge(response.final)

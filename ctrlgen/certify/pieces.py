@@ -16,7 +16,7 @@ import sympy as sp
 
 from ctrlgen.certify.piece import Piece, Way
 from ctrlgen.certify.wells import cut_polynomial, wells
-from ctrlgen.energies import formulas, gaussian_bounds, network_bounds, observation, symbolic
+from ctrlgen.energies import formulas, gaussian_bounds, network_bounds, observation, safe_sets, symbolic
 from ctrlgen.energies.algebra import Composition, quadratic_bounds
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import Energy, Properties, default_states
@@ -140,7 +140,7 @@ def recomputed(energy: Energy) -> Properties:
 
 def forget() -> None:
     """Empty what the modules of constants remember."""
-    for module in (formulas, gaussian_bounds, network_bounds, observation, symbolic):
+    for module in (formulas, gaussian_bounds, network_bounds, observation, safe_sets, symbolic):
         for thing in vars(module).values():
             if hasattr(thing, "cache_clear"):
                 thing.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri_exp
@@ -30,7 +30,7 @@ def replay(rule: Any, response: Any) -> Verdict:
     Raises:
         ValueError: the rule cannot judge this loop.
     """
-    time, begun = response.time, Start.of(response)
+    time, begun = response.time, Start.of(response, rule)
     monitor = rule.monitor(begun)
     if response.status == "diverged":
         return monitor.undecided(f"the run diverged: {response.message}")
@@ -266,6 +266,7 @@ class FreeEnergyPlateau:
         ValueError: an argument is out of its range.
     """
 
+    filtered: ClassVar[bool] = True  # F is that of any run; nothing is proved from it
     window: int = 10
     tolerance: float = 0.01
     interval: float | None = None

@@ -7,6 +7,7 @@ established for the sum. A sum that has no Gibbs measure, because it falls in so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -17,7 +18,9 @@ import numpy as np
 
 from ctrlgen.energies.analytic import Quadratic
 from ctrlgen.energies.base import Energy, Properties
+from ctrlgen.energies.safe_sets import positive_around
 from ctrlgen.energies.spectral import BITS, above_root, down, spectrum_bounds, up
+from ctrlgen.energies.walls import LogBarrier, Walled, Walls
 
 
 class Composition(Energy):
@@ -113,8 +116,9 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
 
     Raises:
         TypeError: something is not an Energy.
-        ValueError: no energies, dimensions or lengths disagree, a weight is not finite, or the sum falls or is level
-            in some direction so that exp(-E/ε) is not integrable at any temperature; the message says in which.
+        ValueError: no energies, dimensions or lengths disagree, a weight is not finite, a Walls or a LogBarrier has a
+            weight that is not positive, or the sum falls or is level in some direction so that exp(-E/ε) is not
+            integrable at any temperature; the message says in which.
     """
     energies = list(energies)
     if not energies:
@@ -139,10 +143,57 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
             f"weights of nested compositions multiply; got {[w for w, _ in flat]}, which are not all finite."
         )
     kept = [(w, term) for w, term in flat if w != 0.0] or flat[:1]
+    kept = [_of_walls(w, term) if isinstance(term, Walled) else (w, term) for w, term in kept]
     out = Composition([term for _, term in kept], [w for w, _ in kept])
     if check and len(energies) > 1:
         _refuse_without_gibbs(out)
     return out
+
+
+def _of_walls(weight: float, term: Energy) -> tuple[float, Energy]:
+    """Walls times w > 0 are the same walls; any other weight of what is infinite outside a set means nothing."""
+    if not weight > 0:
+        kind = type(term).__name__
+        raise ValueError(
+            f"the weight of a {kind} must be positive; got {weight:g}. It is +∞ outside its set, and "
+            + ("-∞ has no Gibbs measure" if weight < 0 else "0 · ∞ is no number")
+            + ": leave the term out to open the set."
+        )
+    return (1.0 if isinstance(term, Walls) else weight), term
+
+
+@dataclass(frozen=True)
+class Parted:
+    """An energy, and what keeps it in a safe set.
+
+    Args:
+        rest: the other terms as one energy; None where there are none.
+        walls: its Walls.
+        barriers: (μ, LogBarrier) for each of those.
+    """
+
+    rest: Energy | None
+    walls: tuple[Walls, ...]
+    barriers: tuple[tuple[float, LogBarrier], ...]
+
+    @property
+    def sets(self) -> tuple[Walled, ...]:
+        """Walls and barriers: each has its constraints and slack."""
+        return (*self.walls, *(barrier for _, barrier in self.barriers))
+
+
+def parted(energy: Energy) -> Parted:
+    """The terms of a sum apart from its walls and barriers."""
+    if isinstance(energy, Composition):
+        pairs = list(zip(map(float, energy.weights), energy.terms, strict=True))
+    else:
+        pairs = [(1.0, energy)]
+    rest = [(w, t) for w, t in pairs if not isinstance(t, Walled)]
+    return Parted(
+        compose([t for _, t in rest], [w for w, _ in rest], check=False) if rest else None,
+        tuple(t for _, t in pairs if isinstance(t, Walls)),
+        tuple((w, t) for w, t in pairs if isinstance(t, LogBarrier)),
+    )
 
 
 def _refuse_without_gibbs(energy: Composition) -> None:
@@ -252,9 +303,11 @@ def _from_quadratics(energy: Composition) -> tuple[float, float] | None:
 
 
 def slope_at_origin(energy: Energy) -> float | None:
-    """A number that |∇E(0)| certainly does not exceed; None where balls do not reach it."""
+    """A number that |∇E(0)| certainly does not exceed; None where balls do not reach it, or 0 is beyond a wall."""
     if isinstance(energy, Quadratic) and not energy.mean.any():
         return 0.0
+    if isinstance(energy, Walls):
+        return 0.0 if positive_around(energy.constraints, np.zeros(energy.dim), Fraction(0)) else None
     known = energy.properties.gradient_bound
     from ctrlgen.prove.balls import Undefined, Unsupported
     from ctrlgen.prove.traced import Traced

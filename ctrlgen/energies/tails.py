@@ -18,8 +18,10 @@ from ctrlgen.energies.analytic import GaussianMixture, Quadratic
 from ctrlgen.energies.base import Energy, default_states
 from ctrlgen.energies.landscapes import Banana, DoubleWell, Ring
 from ctrlgen.energies.neural import MLPEnergy
+from ctrlgen.energies.safe_sets import escapes_into
 from ctrlgen.energies.symbolic import SymbolicEnergy
 from ctrlgen.energies.trained import TrainedEnergy
+from ctrlgen.energies.walls import Walled
 
 DIRECTIONS = 64  # tried at random, beside axes and eigenvectors
 MOST_SYMBOLIC = 8  # dimensions up to which polynomials beyond quadratics are looked at
@@ -170,7 +172,17 @@ def total(terms: Sequence[Energy], weights: Sequence[float]) -> Tail | None:
 
 
 def find_escape(terms: Sequence[Energy], weights: Sequence[float]) -> Escape | None:
-    """A direction in which exp(-E/ε) certainly has infinite mass for E = Σ wᵢ Eᵢ; None if none was found."""
+    """A direction in which exp(-E/ε) certainly has infinite mass for E = Σ wᵢ Eᵢ; None if none was found.
+
+    Nothing escapes through a wall: with `Walls` or a `LogBarrier` among the terms, it must be a direction in which
+    their sets certainly have no end, and h_j, which multiplies exp(-E/ε), no bound.
+    """
+    free = [(term, weight) for term, weight in zip(terms, weights, strict=True) if not isinstance(term, Walled)]
+    if len(free) < len(terms):
+        found = find_escape(*zip(*free, strict=True)) if free else None
+        sets = [term.constraints for term in terms if isinstance(term, Walled)]
+        opened = found is not None and all(escapes_into(s, found.direction) for s in sets)
+        return found if opened else None
     try:
         found = total(terms, weights)
         return escape(found) if found is not None else _escape_along_rays(terms, weights)

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ctrlgen.energies.algebra import parted
+from ctrlgen.energies.base import Energy
+
 
 def states(label: str, x: Any, dim: int | None = None, least: int = 2) -> np.ndarray:
     """Particles as (n, d) float64.
@@ -66,3 +69,12 @@ def at_particles(label: str, values: np.ndarray) -> np.ndarray:
             "Has the closed loop diverged?"
         )
     return values
+
+
+def without_walls(what: str, energy: Energy) -> None:
+    """Raise ValueError where `energy` has walls: integration by parts leaves a term at them, and steps cross them."""
+    if parted(energy).sets:
+        raise ValueError(
+            f"{what} is not estimated behind walls: integration by parts leaves a term at them, and free steps cross "
+            "them. On a FokkerPlanckGrid it is exact; of particles use kl or kl_two_sample."
+        )

@@ -33,6 +33,7 @@ def stein_residual(x: Any, energy: Energy, temperature: float) -> Estimate:
     error is included as if it were common to all particles.
     """
     temperature = check.positive("temperature", temperature)
+    check.without_walls("the Stein residual", energy)
     x = check.states("x", x, dim=energy.dim)
     slope = check.at_particles("gradient", np.asarray(energy.gradient(x)))
     common = 0.0
@@ -67,6 +68,7 @@ def fisher(x: Any, energy: Energy, temperature: float) -> Estimate:
     Reference: Hyvärinen, JMLR 6 (2005) 695, for the integration by parts.
     """
     temperature = check.positive("temperature", temperature)
+    check.without_walls("the Fisher information", energy)
     x = check.states("x", x, dim=energy.dim, least=50)
     n, d = x.shape
     push = check.at_particles("gradient", np.asarray(energy.gradient(x))) / temperature

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ctrlgen.datasets import check_covariance
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
@@ -75,12 +76,25 @@ def kl(x: Any, energy: Energy, temperature: float, log_partition: Any = None, k:
             dimensions, annealing above. Differences of `free_energy` need none.
         k: which neighbour.
 
+    Behind walls (`Walls` or a `LogBarrier` among the energy's terms) log Z is that of the safe set, and the balls that
+    a wall cuts are corrected for it.
+
     Returns:
         An estimate that may be slightly below 0 at the Gibbs measure. Energy and entropy are taken point by
         point, so that their fluctuations cancel where they should; log Z's error is added in quadrature.
+
+    Raises:
+        ValueError: particles are outside the energy's walls, so that KL is infinite; fewer than k + 1 particles.
     """
     k, temperature = check.count("k", k), check.positive("temperature", temperature)
     x = check.states("x", x, dim=energy.dim, least=k + 1)
+    if parted(energy).sets:
+        outside = np.asarray(energy(x)) == np.inf
+        if outside.any():
+            raise ValueError(
+                f"KL is infinite: {outside.sum()} of {len(x)} particles are outside the energy's walls, the first is "
+                f"row {outside.argmax()}. Drop them, or keep the loop inside by its safety filter."
+            )
     if log_partition is None:
         log_partition = _log_partition(energy, temperature)
     log_z = log_partition if isinstance(log_partition, Estimate) else Estimate(float(log_partition))

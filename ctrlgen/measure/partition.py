@@ -8,10 +8,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
 from ctrlgen.measure.annealed import annealed
+from ctrlgen.measure.restricted import Behind, log_partition_by_share
 
 Method = Literal["quadrature", "annealed", "thermodynamic"]
 _MOST = 3  # dimensions of a quadrature
@@ -22,6 +24,10 @@ _BATCH = 4096  # points an energy call, always the same number: one compilation
 _EDGE = 1e-12  # share of the mass that the outermost cells may hold
 _DEEP = 40.0  # E/ε above its minimum where a Gibbs density no longer matters: e^-40 = 4e-18
 _ROUNDS = 60  # of growing the box
+_TOLERANCE = 1e-6
+_SLIVER = 2e-4  # of a cell that a wall leaves sideways: what may lie between its lines, unseen
+_CUT = 2000  # such cells at a time
+_WALLED = {1: 1e-6, 2: 1e-5, 3: 3e-4}  # the same behind walls, by dimension
 
 
 def log_partition(
@@ -55,12 +61,17 @@ def log_partition(
     many wells in many dimensions few particles count: look at `effective`, for errors are too small there by a factor
     of 2 and more where it is below half of the particles.
 
+    Behind walls (`Walls` or a `LogBarrier` among the terms) cells that a wall cuts are integrated along lines, from
+    crossing to crossing. Above three dimensions log Z is that without walls and the logarithm of their share of its
+    draws, with a standard error; neither path knows walls.
+
     Args:
         energy: E.
         temperature: ε > 0 [energy].
         bounds: of a quadrature: (2, d), lower and upper corners: Z of the Gibbs measure restricted to that box.
         points: of a quadrature: how many evaluations of E may be spent; 2e6 in 1-D and 2-D, 2e7 in 3-D.
-        tolerance: of a quadrature: relative error of Z that ends the refinement; 1e-6.
+        tolerance: of a quadrature: relative error of Z that ends the refinement; 1e-6, behind walls 1e-5 in 2-D and
+            3e-4 in 3-D.
         method: "quadrature", "annealed" or "thermodynamic"; quadrature in up to three dimensions, else annealed, when
             omitted.
         particles: of the other two: how many, at least 100; 2000.
@@ -74,20 +85,28 @@ def log_partition(
 
     Raises:
         ValueError: quadrature in more than three dimensions; an argument that the method does not have; no Gibbs
-            measure was found: exp(-E/ε) does not decay, or vanishes; an energy that is NaN where particles come.
+            measure was found: exp(-E/ε) does not decay, or vanishes; an energy that is NaN where particles come; an
+            energy behind walls and a path; no point, or hardly a draw, inside the walls.
     """
     how = ("quadrature" if energy.dim <= _MOST else "annealed") if method is None else method
     if how not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}; got {method!r}.")
     if how == "quadrature":
         _refuse(how, particles=particles)
-        tolerance = check.positive("tolerance", 1e-6 if tolerance is None else tolerance)
+        tolerance = None if tolerance is None else check.positive("tolerance", tolerance)
         found, total, error = cells(energy, temperature, bounds, points, tolerance)
         return Estimate(math.log(total) - found.scaled.lowest, error / total)
     _refuse(how, bounds=bounds, points=points, tolerance=tolerance)
     temperature = check.positive("temperature", temperature)
     particles = check.count("particles", _PARTICLES if particles is None else particles, least=100)
     key = check.count("key", key, least=0)
+    if parted(energy).sets:
+        if method is not None:
+            raise ValueError(
+                f"method {method!r} follows a path on which the energy must be finite, and this one has walls. Leave "
+                "method out: quadrature in up to 3 dimensions, the share of draws inside above."
+            )
+        return log_partition_by_share(energy, temperature, key)
     return annealed(energy, temperature, particles, key, integrate=how == "thermodynamic", progress=progress)
 
 
@@ -103,7 +122,7 @@ def _refuse(method: str, **arguments: Any) -> None:
 
 
 def cells(
-    energy: Energy, temperature: float, bounds: Any = None, points: int | None = None, tolerance: float = 1e-6
+    energy: Energy, temperature: float, bounds: Any = None, points: int | None = None, tolerance: float | None = None
 ) -> tuple[_Cells, float, float]:
     """The cells of `log_partition`, which takes the same arguments: a box cut as finely as exp(-E/ε) asks for.
 
@@ -118,10 +137,14 @@ def cells(
         )
     budget = check.count("points", points if points is not None else (2_000_000 if dim < 3 else 20_000_000), 1000)
     scaled = _Scaled(energy, temperature)
+    if tolerance is None:
+        tolerance = _TOLERANCE if scaled.behind is None else _WALLED[dim]
     if bounds is not None:
         lower, upper = _box(bounds, dim)
         seeds = _descend(scaled, *_lattice(scaled, (lower + upper) / 2, (upper - lower) / 2, 33 if dim < 3 else 17))
         seeds = np.clip(seeds, lower, upper)
+        if scaled.behind is not None and (abs(scaled.behind.deep - (lower + upper) / 2) < (upper - lower) / 2).all():
+            seeds = np.concatenate([seeds, scaled.behind.deep[None]])
         scaled.lowest = float(scaled(seeds).min())
         if not math.isfinite(scaled.lowest):
             raise ValueError("energy is infinite, or NaN, wherever it was looked at within bounds.")
@@ -129,7 +152,7 @@ def cells(
     else:
         found = _Cells(scaled, *_find(scaled))
         for round_ in range(_ROUNDS):
-            found.refine(1e-3, budget)
+            found.refine(1e-3 if scaled.behind is None else max(1e-3, 30 * tolerance), budget)
             if not found.grow(0.15 if round_ < 12 else 0.5):  # short steps first, to follow what leaves the box
                 break
         else:
@@ -145,17 +168,31 @@ class _Scaled:
 
     def __init__(self, energy: Energy, temperature: float) -> None:
         self.energy, self.temperature, self.spent, self.lowest = energy, temperature, 0, 0.0
+        self.behind = Behind(energy) if parted(energy).sets else None
 
     @property
     def dim(self) -> int:
         return self.energy.dim
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self._of(self.energy, x)
+
+    def free(self, x: np.ndarray) -> np.ndarray:
+        """The same without walls, but with barriers."""
+        inner = None if self.behind is None else self.behind.free
+        return np.zeros(len(x)) if inner is None else self._of(inner, x)
+
+    def rest(self, x: np.ndarray) -> np.ndarray:
+        """The same of the other terms, without walls and barriers."""
+        rest = None if self.behind is None else self.behind.parts.rest
+        return np.zeros(len(x)) if rest is None else self._of(rest, x)
+
+    def _of(self, energy: Energy, x: np.ndarray) -> np.ndarray:
         out = np.empty(len(x))
         for i in range(0, len(x), _BATCH):
             part = x[i : i + _BATCH]
             padded = np.concatenate([part, np.broadcast_to(part[-1], (_BATCH - len(part), self.dim))])
-            out[i : i + len(part)] = np.asarray(self.energy(padded))[: len(part)]
+            out[i : i + len(part)] = np.asarray(energy(padded))[: len(part)]
         self.spent += len(x)
         return np.where(np.isnan(out), np.inf, out / self.temperature)  # 0 · ∞ far out, where E overflows
 
@@ -188,10 +225,15 @@ def _lattice(scaled: _Scaled, centre: np.ndarray, half: np.ndarray, side: int) -
 
 
 def _descend(scaled: _Scaled, points: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Pattern search from all points at once: step to the best of 3^d neighbours, or halve the step."""
-    offsets = _offsets(scaled.dim, 3)
+    """Pattern search from all points at once: step to the best of 3^d neighbours, or halve the step.
+
+    Behind walls the neighbours turn, or the search would end at a wall that is oblique to them.
+    """
+    offsets, turned = _offsets(scaled.dim, 3), np.random.default_rng(0)
     step = spacing.copy()
     for _ in range(40):
+        if scaled.behind is not None:
+            offsets = _offsets(scaled.dim, 3) @ np.linalg.qr(turned.standard_normal((scaled.dim, scaled.dim)))[0]
         around = points[:, None, :] + step[:, None, :] * offsets
         values = scaled(around.reshape(-1, scaled.dim)).reshape(len(points), -1)
         best = values.argmin(axis=1)
@@ -204,6 +246,8 @@ def _find(scaled: _Scaled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A first box and the low points that it must resolve."""
     dim, origin = scaled.dim, np.zeros(scaled.dim)
     found = [_lattice(scaled, origin, np.full(dim, 4.0**k), 33 if dim < 3 else 9) for k in range(-3, 6)]
+    if scaled.behind is not None:
+        found.append((scaled.behind.deep[None], np.ones((1, dim))))
     seeds = _descend(scaled, *[np.concatenate(part) for part in zip(*found, strict=True)])
     values = scaled(seeds)
     scaled.lowest = float(values.min())
@@ -242,16 +286,38 @@ class _Cells:
     def _add(self, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> None:
         centre = lower + (upper - lower) * (np.array(list(product(*map(range, counts)))) + 0.5) / counts
         half = np.broadcast_to((upper - lower) / (2 * counts), centre.shape)
-        self._keep(
-            np.zeros(len(self.centre), bool), centre, half, self._mass(centre, half), np.full(len(centre), np.inf)
-        )
+        value, _ = self._mass(centre, half)
+        self._keep(np.zeros(len(self.centre), bool), centre, half, value, np.full(len(centre), np.inf))
 
     def _keep(self, gone: np.ndarray, *new: np.ndarray) -> None:
         old = (self.centre, self.half, self.value, self.error)
         joined = [np.concatenate([a[~gone], b]) for a, b in zip(old, new, strict=True)]
         self.centre, self.half, self.value, self.error = joined
 
-    def _mass(self, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
+    def _mass(self, centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The integrals over cells, and the least that is to be taken for the error of each."""
+        behind, least = self.scaled.behind, np.zeros(len(centre))
+        if behind is None:
+            return self._whole(centre, half), least
+        low, high, axis, kinked = behind.ranges(centre, half)
+        inside = (low > 0).all(axis=0)
+        cut = np.flatnonzero((high >= 0).all(axis=0) & ~inside)
+        out = np.zeros(len(centre))
+        if inside.any():
+            out[inside] = self._whole(centre[inside], half[inside])
+        for k in np.array_split(cut, max(1, len(cut) // _CUT)) if len(cut) else []:
+            out[k] = behind.slices(centre[k], half[k], axis[k], self._height)
+        k = cut[kinked[cut]]
+        if len(k):
+            corners = centre[k][:, None, :] + half[k][:, None, :] * behind.corners
+            top = -self._height(corners.reshape(-1, self.scaled.dim)).reshape(len(k), -1).min(axis=1)
+            least[k] = _SLIVER * np.exp(np.minimum(top, 600.0)) * np.prod(2 * half[k], axis=1)
+        return out, least
+
+    def _height(self, x: np.ndarray) -> np.ndarray:
+        return self.scaled.free(x) - self.scaled.lowest
+
+    def _whole(self, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
         points = centre[:, None, :] + half[:, None, :] * self.nodes
         height = self.scaled(points.reshape(-1, self.scaled.dim)).reshape(len(centre), -1) - self.scaled.lowest
         return np.exp(np.minimum(-height, 600.0)) @ self.weights * np.prod(2 * half, axis=1)
@@ -263,6 +329,8 @@ class _Cells:
             known = np.isfinite(self.error)
             total, error = self.value.sum(), self.error[known].sum() + self.value[~known].sum()
             split = self.error > tolerance * max(total, error) / (2 * len(self.error))
+            if self.scaled.behind is not None:
+                split &= self.error >= self._worst(error - tolerance * total / 2)
             cost = split.sum() * parts * len(self.nodes)
             enough = known.all() and error <= tolerance * total
             if enough or not split.any() or self.scaled.spent - spent + cost > budget:
@@ -271,9 +339,9 @@ class _Cells:
                 -1, self.scaled.dim
             )
             half = np.repeat(self.half[split] / 2, parts, axis=0)
-            value = self._mass(centre, half)
+            value, least = self._mass(centre, half)
             wrong = np.abs(self.value[split] - value.reshape(-1, parts).sum(axis=1)) / parts
-            wrong = np.repeat(wrong, parts)
+            wrong = np.maximum(np.repeat(wrong, parts), least)
             for seed, depth in zip(self.seeds, self.depths, strict=True):
                 # until a cell is as small as the well in it, or nearer than its own length, its error says nothing
                 gap = (np.abs(seed - centre) - half).max(axis=1)
@@ -282,6 +350,11 @@ class _Cells:
                 blind = near[well > 8.0 * value[near]]
                 wrong[blind] = np.maximum(wrong[blind], well[well > 8.0 * value[near]])
             self._keep(split, centre, half, value, wrong)
+
+    def _worst(self, share: float) -> float:
+        """The error of a cell from which on the worst ones hold so much of the sum: at walls it falls slowly."""
+        order = -np.sort(-self.error[np.isfinite(self.error)])
+        return float(order[min(int(np.searchsorted(np.cumsum(order), share)), len(order) - 1)]) if len(order) else 0.0
 
     def grow(self, share: float) -> bool:
         """Add slabs, in thickness a share of the box, to faces whose cells still hold mass; False: there are none."""

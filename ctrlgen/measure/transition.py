@@ -121,6 +121,7 @@ def kl_transition(
         ValueError: an argument is out of its range, or E or ∇E is not finite at a particle or a draw.
     """
     temperature = check.positive("temperature", temperature)
+    check.without_walls("KL of a further step", energy)
     mixture = _Mixture(x, energy, temperature, step, key, draws, batches, metric)
     height = check.at_particles("energy", np.asarray(energy(mixture.points.reshape(-1, energy.dim)))) / temperature
     log_z = _log_partition(energy, temperature) if log_partition is None else log_partition
@@ -194,6 +195,7 @@ def fisher_transition(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1; got {confidence!r}.")
     temperature = check.positive("temperature", temperature)
+    check.without_walls("the Fisher information of a further step", energy)
     mixture = _Mixture(x, energy, temperature, step, key, draws, batches, metric, means=True)
     found = mixture.fisher(energy, temperature)
     upper = found.above(float(student.ppf(confidence, mixture.batches - 1)))

@@ -64,6 +64,18 @@ class ParticlePlant(eqx.Module, Plant):
         """How many random streams a particle of this dimension needs."""
         return (dim + 1) // 2
 
+    def accepted(self, memory: Any) -> jax.Array | None:
+        """How many proposals each particle has accepted, from `State.memory`, for schemes that propose."""
+        return None
+
+    def admit(self, position: np.ndarray) -> np.ndarray:
+        """Particles (n, d), in working precision, as the run begins with them.
+
+        Raises:
+            ValueError: they may not start there.
+        """
+        return position
+
     @property
     def reference_temperature(self) -> float:
         """ε of the Gibbs measure that the density is measured against."""
@@ -151,7 +163,7 @@ class ParticleRun(Run):
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64; got {dtype}.")
         words = np.asarray(noise.key_words(key))
-        x = _positions(plant, energy, initial, _other_seed(words), particles).astype(dtype)
+        x = plant.admit(_positions(plant, energy, initial, _other_seed(words), particles).astype(dtype))
         self.step, self.done, self._failure = float(plant.step), 0, None
         self._dtype, self._schedule, self._energy = dtype, schedule, energy
         self._plant = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, plant)
@@ -196,12 +208,22 @@ class ParticleRun(Run):
         return self._failure
 
     @property
+    def plant(self) -> ParticlePlant:
+        """The plant at work."""
+        return self._plant
+
+    @property
     def acceptance(self) -> float | None:
         """Fraction of proposals accepted so far, for schemes that propose."""
-        if getattr(self._plant, "scheme", None) != "mala" or self.done == 0:
+        counts = [self._plant.accepted(s.memory) for s in self._states]
+        if self.done == 0 or any(c is None for c in counts):
             return None
-        accepted = np.concatenate([np.asarray(s.memory[2]) for s in self._states])[: self._n]
-        return float(accepted.mean()) / self.done
+        return float(np.concatenate([np.asarray(c) for c in counts])[: self._n].mean()) / self.done
+
+    def remembered(self, part: Callable[[Any], Any]) -> Any:
+        """A part of `State.memory`, its arrays (..., n) over all particles."""
+        parts = [part(s.memory) for s in self._states]
+        return jax.tree.map(lambda *a: np.concatenate([np.asarray(v) for v in a], axis=-1)[..., : self._n], *parts)
 
     def _segment(self, state: State, counts: np.ndarray, used: int) -> tuple[State, np.ndarray]:
         with self._precision():

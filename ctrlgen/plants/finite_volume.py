@@ -6,6 +6,9 @@ Bernoulli function B(z) = z/(eᶻ - 1); nothing crosses the border. Hence the co
 are nonnegative, and exp(-E(cell centre)/ε)/Z is an exact equilibrium, in detailed balance. Everything that
 involves the Gibbs masses is computed from their logarithm, because they underflow where the energy is high.
 
+A cell with E = +inf lies behind a hard wall: no face of it has a rate and it holds no mass, so that all of this stays
+true of the cells that remain, as on a smaller grid.
+
 Reference: Scharfetter and Gummel, IEEE Trans. Electron Devices 16 (1969) 64.
 """
 
@@ -16,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.special import logsumexp
 
 TINY = np.finfo(np.float64).tiny  # stands for an empty cell where a logarithm of its mass is needed
@@ -53,7 +57,7 @@ class FiniteVolume:
     """The generator A of one energy at one temperature.
 
     Args:
-        energy: E at the cell centres, shape `shape`, finite.
+        energy: E at the cell centres, shape `shape`; finite, or +inf on cells that are removed, but not on all.
         spacing: h per axis.
         temperature: ε ≥ 0; at 0 the fluxes are the upwind ones of the gradient flow.
         curved: multiply both rates of a face by exp(h²∂²E/(6ε)), which removes the leading error of slow modes.
@@ -69,8 +73,28 @@ class FiniteVolume:
         return self.energy.shape
 
     @cached_property
+    def walls(self) -> np.ndarray | None:
+        """Which cells are removed, shape `shape`; None where there are none, and then nothing is masked."""
+        return None if self.energy.max() < np.inf else np.isposinf(self.energy)
+
+    @cached_property
+    def _level(self) -> np.ndarray:
+        """The energy with 0 on the removed cells, so that differences exist; what they give there is then shut."""
+        return self.energy if self.walls is None else np.where(self.walls, 0.0, self.energy)
+
+    @cached_property
+    def _open(self) -> list[np.ndarray]:
+        """Per axis, which faces lie between two cells that remain."""
+        kept = np.isfinite(self.energy)
+        return [kept[before(axis)] & kept[after(axis)] for axis in range(kept.ndim)]
+
+    def _shut(self, axis: int, values: np.ndarray, shut: float) -> np.ndarray:
+        """Values on the faces of `axis`, with `shut` on those of removed cells."""
+        return values if self.walls is None else np.where(self._open[axis], values, shut)
+
+    @cached_property
     def log_gibbs(self) -> np.ndarray:
-        """log of the Gibbs masses, shape `shape`; finite wherever the energy is."""
+        """log of the Gibbs masses, shape `shape`; finite wherever the energy is, -inf on removed cells."""
         scaled = -(self.energy - self.energy.min()) / self.temperature
         return scaled - logsumexp(scaled)
 
@@ -85,10 +109,11 @@ class FiniteVolume:
         return [self._rates(axis, -1.0) for axis in range(self.energy.ndim)]
 
     def _rates(self, axis: int, sign: float) -> np.ndarray:
-        climb, h = sign * np.diff(self.energy, axis=axis), self.spacing[axis]
+        climb, h = sign * np.diff(self._level, axis=axis), self.spacing[axis]
         if self.temperature == 0:
-            return np.maximum(-climb, 0.0) / h**2
-        return bernoulli(climb / self.temperature) * (self.temperature / h**2) * np.exp(self._log_correction[axis])
+            return self._shut(axis, np.maximum(-climb, 0.0) / h**2, 0.0)
+        rates = bernoulli(climb / self.temperature) * (self.temperature / h**2) * np.exp(self._log_correction[axis])
+        return self._shut(axis, rates, 0.0)
 
     @cached_property
     def _log_correction(self) -> list[np.ndarray]:
@@ -96,25 +121,40 @@ class FiniteVolume:
 
         Scharfetter–Gummel weights a face by (1 - z²/24 - h²∂²E/(8ε)) ρ* to second order. With the weight
         (1 + h²∂²ρ*/(24ρ*))⁻¹ ρ* = (1 - z²/24 + h²∂²E/(24ε)) ρ* the slowest mode of a well has no error of that order.
+
+        ∂²E of a face is the mean over its two cells. A cell beside the border or a wall has no second difference of its
+        own, and takes that of its neighbour across the face: E is smooth up to the wall, and the jump there is none of
+        its curvature. Where neither has one, in a passage of two cells, there is no correction.
         """
         if not self.curved:
             return [np.zeros(1)] * self.energy.ndim
         out = []
         for axis in range(self.energy.ndim):
-            energy = np.moveaxis(self.energy, axis, 0)
-            bend = np.diff(energy, n=2, axis=0)
-            bend = np.concatenate([bend[:1], bend, bend[-1:]])
-            face = np.clip((bend[:-1] + bend[1:]) / (12 * self.temperature), -0.5, 0.5)
+            bend = np.diff(np.moveaxis(self._level, axis, 0), n=2, axis=0)
+            if self.walls is None:
+                bend = np.concatenate([bend[:1], bend, bend[-1:]])
+                twice = bend[:-1] + bend[1:]
+            else:
+                face = np.moveaxis(self._open[axis], axis, 0)
+                known = face[:-1] & face[1:]
+                pad = [(1, 1)] + [(0, 0)] * (bend.ndim - 1)
+                bend, known = np.pad(np.where(known, bend, 0.0), pad), np.pad(known, pad)
+                twice = (bend[:-1] + bend[1:]) * np.where(known[:-1] & known[1:], 1.0, 2.0)
+            face = np.clip(twice / (12 * self.temperature), -0.5, 0.5)
             out.append(np.moveaxis(face, 0, axis))
         return out
 
     @cached_property
     def log_symmetric(self) -> list[np.ndarray]:
-        """Per axis, log √(forward · backward): the off-diagonals of the symmetrised generator."""
+        """Per axis, log √(forward · backward): the off-diagonals of the symmetrised generator; -inf at a wall."""
         return [
-            _log_conductance(np.diff(self.energy, axis=axis) / self.temperature)
-            + np.log(self.temperature / h**2)
-            + self._log_correction[axis]
+            self._shut(
+                axis,
+                _log_conductance(np.diff(self._level, axis=axis) / self.temperature)
+                + np.log(self.temperature / h**2)
+                + self._log_correction[axis],
+                -np.inf,
+            )
             for axis, h in enumerate(self.spacing)
         ]
 
@@ -129,7 +169,7 @@ class FiniteVolume:
 
     @cached_property
     def generator(self) -> sparse.csc_matrix:
-        """A, (N, N), cells in C order."""
+        """A, (N, N), cells in C order; the rows and columns of removed cells are empty."""
         return self._assemble(self.forward, self.backward)
 
     @cached_property
@@ -137,6 +177,17 @@ class FiniteVolume:
         """ρ*^{-1/2} A ρ*^{1/2}, symmetric negative semidefinite, with the same spectrum as A."""
         entries = [np.exp(values) for values in self.log_symmetric]
         return self._assemble(entries, entries)
+
+    @cached_property
+    def components(self) -> list[np.ndarray]:
+        """The cells that remain, by their index in C order, one array for each part that no open face leaves."""
+        if self.walls is None:
+            return [np.arange(self.energy.size)]
+        faces = [values.astype(float) for values in self._open]
+        label = connected_components(self._assemble(faces, faces), directed=False)[1]
+        kept = np.flatnonzero(~self.walls)
+        kept = kept[np.argsort(label[kept], kind="stable")]
+        return np.split(kept, np.flatnonzero(np.diff(label[kept])) + 1)
 
     def _assemble(self, up: list[np.ndarray], down: list[np.ndarray]) -> sparse.csc_matrix:
         index = np.arange(self.energy.size).reshape(self.shape)
@@ -147,19 +198,31 @@ class FiniteVolume:
             columns += [low, high]
             values += [rise.ravel(), fall.ravel()]
         entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-        return sparse.csc_matrix(entries, shape=(index.size, index.size))
+        matrix = sparse.csc_matrix(entries, shape=(index.size, index.size))
+        if self.walls is not None:
+            matrix.eliminate_zeros()
+        return matrix
 
     def relative_log(self, masses: np.ndarray) -> np.ndarray:
-        """log(m/ρ*), with the smallest normal float in place of an empty cell."""
+        """log(m/ρ*), with the smallest normal float in place of an empty cell; inf on removed cells."""
         return np.log(np.maximum(masses, TINY)) - self.log_gibbs
 
+    def average(self, masses: np.ndarray, values: np.ndarray) -> float:
+        """Σ m values for values that are inf on removed cells, with 0 · inf = 0: inf if those hold mass."""
+        if self.walls is not None:
+            held = masses > 0
+            masses, values = masses[held], values[held]
+        return float(np.sum(masses * values))
+
     def kl(self, masses: np.ndarray) -> float:
-        """Σ m log(m/ρ*) [nats], with 0 log 0 = 0."""
-        return float(np.sum(masses * self.relative_log(masses)))
+        """Σ m log(m/ρ*) [nats], with 0 log 0 = 0; inf if removed cells hold mass."""
+        return self.average(masses, self.relative_log(masses))
 
     def dissipation(self, masses: np.ndarray) -> float:
         """-dKL/dt = Σ over faces of (flux)·(drop of log(m/ρ*)), each term of which is nonnegative [nats/time]."""
         phi, total = self.relative_log(masses), 0.0
+        if self.walls is not None:
+            phi = np.where(self.walls, 0.0, phi)  # their faces carry no flow
         for axis, log_rate in enumerate(self.log_symmetric):
             low, high = before(axis), after(axis)
             drop = np.abs(phi[low] - phi[high])

@@ -26,6 +26,7 @@ Scheme = Literal["auto", "chebyshev", "implicit"]
 Flux = Literal["scharfetter-gummel", "curved"]
 BORDER = 1e-3  # mass in the outermost cells, or missing from the box, above which a warning is given
 SUM = 1e-6  # how far the sum of given masses may be from 1
+OUTSIDE = 1e-12  # initial mass behind walls that is taken for rounding
 
 
 class GridDensity(np.ndarray):
@@ -101,6 +102,11 @@ class FokkerPlanckGrid(Plant):
 
     Scharfetter–Gummel fluxes: mass is conserved, masses stay nonnegative, exp(-E(cell centre)/ε)/Z is an exact
     equilibrium, and the error is of second order in the cell size.
+
+    An energy may be +inf on some cells: hard walls. Such a cell is removed. It holds no mass, nothing flows through its
+    faces, and what is exact stays exact on the cells that remain. A wall reflects, as the border does, and stands where
+    the faces of removed cells are: one that runs between them, or is curved, is a staircase, and moves results by a
+    first order in the cell size. Walls and passages narrower than a cell may be missed.
 
     Args:
         bounds: (lower, upper) per axis, 1 to 3 axes [length].
@@ -182,26 +188,45 @@ class FokkerPlanckGrid(Plant):
     # The operator of an energy ---------------------------------------------------------------------
 
     def gibbs(self, energy: Energy) -> GridDensity:
-        """The Gibbs masses exp(-E/ε)/Z at the cell centres, shape `shape`, sum 1."""
+        """The Gibbs masses exp(-E/ε)/Z at the cell centres, shape `shape`, sum 1; 0 where E is +inf."""
         masses = np.exp(self._volume(energy).log_gibbs)
         return GridDensity(masses / masses.sum(), self)
 
     def generator(self, energy: Energy) -> sparse.csc_matrix:
-        """A of dm/dt = A m, sparse (N, N) with cells in C order [1/time]; its columns sum to 0."""
+        """A of dm/dt = A m, sparse (N, N) with cells in C order [1/time]; its columns sum to 0.
+
+        The rows and columns of cells where E is +inf are empty.
+        """
         return self._volume(energy).generator.copy()
 
     def spectrum(self, energy: Energy, k: int = 4) -> np.ndarray:
         """The k slowest eigenvalues of the generator, (k,), from the slowest on [1/time]; the 0 of ρ* is left out.
 
+        They are those of the cells where E is finite. If walls leave these in several parts without connection, mass
+        never passes from one to another: the first eigenvalues are 0, exactly, one for each part but one.
+
         Resolved to about 1e-15 of the generator's norm: a smaller gap is only known to be that small.
 
         Raises:
-            ValueError: k is not between 1 and N - 1.
+            ValueError: k is not between 1 and the number of cells where E is finite - 1.
         """
-        cells = int(np.prod(self.shape))
+        volume = self._volume(energy)
+        parts = volume.components
+        cells = sum(map(len, parts))
         if not 1 <= k < cells:
-            raise ValueError(f"k must be between 1 and the number of cells - 1 = {cells - 1}; got {k}.")
-        matrix = self._volume(energy).symmetric
+            where = "" if volume.walls is None else " where the energy is finite"
+            raise ValueError(f"k must be between 1 and the number of cells{where} - 1 = {cells - 1}; got {k}.")
+        if len(parts) > k:
+            return np.zeros(k)
+        matrix = volume.symmetric
+        if volume.walls is None:
+            return self._slowest(matrix, cells, k)
+        slowest = [self._slowest(matrix[part][:, part], len(part), k) for part in parts]
+        values = [np.zeros(len(parts) - 1), *slowest]
+        return np.sort(np.concatenate(values))[::-1][:k]
+
+    def _slowest(self, matrix: sparse.csc_matrix, cells: int, k: int) -> np.ndarray:
+        """The k slowest eigenvalues of the symmetrised generator of connected cells, or all, without the 0 of ρ*."""
         if cells <= max(200, 2 * k + 2):
             values = np.linalg.eigvalsh(matrix.toarray())
         else:
@@ -236,11 +261,17 @@ class FokkerPlanckGrid(Plant):
             raise ValueError(f"energy is {energy.dim}-dimensional but this grid has {self.dim} axes; they must agree.")
         points = self.cells.reshape(-1, self.dim)
         values = np.asarray(energy(points))
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(values > -np.inf))
         if bad.size:
             raise ValueError(
-                f"energy must be finite on every cell; it is {values[bad[0]]} at x = {points[bad[0]].tolist()} "
-                f"and not finite on {bad.size} of {len(points)} cells. Choose bounds inside its domain."
+                f"energy must be finite, or +inf behind a wall, on every cell; it is {values[bad[0]]} at "
+                f"x = {points[bad[0]].tolist()} and neither on {bad.size} of {len(points)} cells. "
+                "Choose bounds inside its domain."
+            )
+        if values.min() == np.inf:
+            raise ValueError(
+                f"energy is +inf on every cell of {list(self.bounds)}: nothing is left of the plant. Choose bounds "
+                "around the set where it is finite, or smaller cells."
             )
         return values.reshape(self.shape)
 
@@ -321,25 +352,30 @@ class FokkerPlanckGrid(Plant):
         return mean, (centred * masses[:, None]).T @ centred
 
     def mean_energy(self, state: Any, energy: Energy) -> float:
-        """E_ρ[E] [energy]."""
-        return float(np.sum(self._masses(state) * self._volume(energy).energy))
+        """E_ρ[E] [energy]; inf if there is mass where E is."""
+        volume = self._volume(energy)
+        return volume.average(self._masses(state), volume.energy)
 
     def kl(self, state: Any, energy: Energy) -> float:
-        """Σ m log(m/ρ*) against the Gibbs masses [nats]; exact, also where those underflow."""
+        """Σ m log(m/ρ*) against the Gibbs masses [nats]; exact, also where those underflow.
+
+        Mass where E is +inf makes it inf.
+        """
         return self._volume(energy).kl(self._masses(state))
 
     def dissipation(self, state: Any, energy: Energy) -> float:
         """-dKL/dt along dm/dt = A m [nats/time], exact for the discrete equation and never negative.
 
-        An empty cell beside an occupied one makes it infinite; empty cells are taken to hold 2e-308.
+        An empty cell beside an occupied one makes it infinite; empty cells are taken to hold 2e-308. Mass where E is
+        +inf does not move, and adds nothing.
         """
         return self._volume(energy).dissipation(self._masses(state))
 
     def free_energy(self, state: Any, energy: Energy) -> float:
-        """Σ m E + ε Σ m log(m/volume) [energy]."""
+        """Σ m E + ε Σ m log(m/volume) [energy]; inf if there is mass where E is."""
         masses = self._masses(state)
         entropy = np.sum(masses * np.log(np.maximum(masses, TINY) / self.volume))
-        return float(np.sum(masses * self._volume(energy).energy) + self.temperature * entropy)
+        return float(self.mean_energy(masses, energy) + self.temperature * entropy)
 
     # Runs ------------------------------------------------------------------------------------------
 
@@ -366,16 +402,18 @@ class FokkerPlanckGrid(Plant):
             dtype: not used; a grid is float64.
 
         Warns:
-            UserWarning: more than 1e-3 of the initial or of the Gibbs mass is in the outermost cells.
+            UserWarning: more than 1e-3 of the initial or of the Gibbs mass is in the outermost cells, where no wall of
+                the energy stands at the border.
 
         Raises:
-            ValueError: the initial density does not fit the grid, or the energy does not.
+            ValueError: the initial density does not fit the grid, or the energy does not; more than 1e-12 of the
+                initial density is on cells where the energy is +inf (less is rounding, and taken away).
             TypeError: energy is not an Energy.
         """
         static = self._volume(energy)
-        masses = self._initial(initial, key, particles)
+        masses = self._inside(static, self._initial(initial, key, particles))
         for name, density in (("initial density", masses), ("Gibbs measure", np.exp(static.log_gibbs))):
-            if (mass := self._border_mass(density)) > BORDER:
+            if (mass := self._border_mass(density)) > BORDER and (mass := self._cut_mass(energy, density)) > BORDER:
                 warnings.warn(
                     f"The grid is too small: {mass:.2g} of the {name} is in its outermost cells, where the border "
                     "reflects it. Choose larger bounds.",
@@ -394,8 +432,34 @@ class FokkerPlanckGrid(Plant):
         masses = self._masses(initial, "initial density")
         return masses / masses.sum()
 
+    def _inside(self, volume: FiniteVolume, masses: np.ndarray) -> np.ndarray:
+        """Masses without what rounding left on removed cells."""
+        if volume.walls is None:
+            return masses
+        outside = float(masses[volume.walls].sum())
+        if outside > OUTSIDE:
+            raise ValueError(
+                f"{outside:.3g} of the initial density is on cells where the energy is +inf, which hold no mass. "
+                "Restrict the start to the safe set: set grid.discretise(initial) to 0 where the energy at grid.cells "
+                "is +inf, and divide by the sum."
+            )
+        if outside > 0:
+            masses = np.where(volume.walls, 0.0, masses)
+            masses = masses / masses.sum()
+        return masses
+
     def _border_mass(self, masses: np.ndarray) -> float:
         return float(masses.sum() - masses[(slice(1, -1),) * self.dim].sum())
+
+    def _cut_mass(self, energy: Energy, masses: np.ndarray) -> float:
+        """The mass in outermost cells, without those beyond whose outer faces a wall of the energy stands."""
+        cut = np.zeros(self.shape, dtype=bool)
+        for axis in range(self.dim):
+            for end, side in ((0, -1), (-1, 1)):
+                face = (slice(None),) * axis + (end,)
+                beyond = self.cells[face].reshape(-1, self.dim) + side * self.spacing[axis] * np.eye(self.dim)[axis]
+                cut[face] |= ~np.isposinf(np.asarray(energy(beyond))).reshape(cut[face].shape)
+        return float(masses[cut].sum())
 
 
 class GridRun(Run):

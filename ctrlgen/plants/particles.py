@@ -5,6 +5,7 @@ Inside, positions are (d, n): the particles are the trailing axis, so that XLA v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -87,14 +88,23 @@ class Langevin(ParticlePlant):
         x = state.position
         h = jnp.asarray(self.step, x.dtype)
         if self.scheme == "euler":
-            xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
-            slope = energy.slope(x)
-            drift = _apply(self.mobility, slope)
-            if self.skew is not None:
-                drift = drift + _apply(self.skew, slope)
-            x = x - h * drift + jnp.sqrt(2 * temperature * h) * _apply(self.root, xi)
-            return State(x, lanes, state.step)
+            kick, lanes = self.kick(state.lanes, x, temperature)
+            return State(x + h * self.drift(energy, x) + kick, lanes, state.step)
         return self._metropolis(energy, state, temperature, h)
+
+    def drift(self, energy: Energy, x: jax.Array) -> jax.Array:
+        """-(K + J)∇E, (d, n)."""
+        slope = energy.slope(x)
+        drift = _apply(self.mobility, slope)
+        return -(drift if self.skew is None else drift + _apply(self.skew, slope))
+
+    def kick(self, lanes: noise.Lanes, x: jax.Array, temperature: Any) -> tuple[jax.Array, noise.Lanes]:
+        """The noise of one step, sqrt(2εh) K^½ ξ, (d, n), and the streams after it."""
+        xi, lanes = noise.normals(lanes, x.shape[0], x.dtype)
+        return jnp.sqrt(2 * temperature * jnp.asarray(self.step, x.dtype)) * _apply(self.root, xi), lanes
+
+    def accepted(self, memory):
+        return memory[2] if self.scheme == "mala" else None
 
     def _metropolis(self, energy, state, temperature, h):
         x, (value, slope, accepted) = state.position, state.memory
@@ -163,15 +173,20 @@ class KineticLangevin(ParticlePlant):
         xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
         return State(x, lanes, state.step, (jnp.sqrt(temperature) * xi, energy.slope(x)))
 
-    def move(self, energy, state, temperature):
+    def move(self, energy, state, temperature, inside: Callable | None = None):
+        """One step. `inside` (d, n) -> (n,) keeps particles in a set: a drift that would leave it is not made, and the
+        velocity turned round, which leaves the restricted measure invariant.
+
+        Reference: Fang, Sanz-Serna and Skeel, J. Chem. Phys. 140 (2014) 174108 (a rejection that flips is reversible).
+        """
         x, (velocity, slope) = state.position, state.memory
         h, gamma = jnp.asarray(self.step, x.dtype), jnp.asarray(self.friction, x.dtype)
         decay = jnp.exp(-gamma * h)
         xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
         velocity = velocity - h / 2 * slope
-        x = x + h / 2 * velocity
+        x, velocity = _drifted(x, velocity, h / 2, inside)
         velocity = decay * velocity + jnp.sqrt(temperature * (1 - decay * decay)) * xi
-        x = x + h / 2 * velocity
+        x, velocity = _drifted(x, velocity, h / 2, inside)
         slope = energy.slope(x)
         return State(x, lanes, state.step, (velocity - h / 2 * slope, slope))
 
@@ -225,8 +240,25 @@ class GradientFlow(ParticlePlant):
     def move(self, energy, state, temperature):
         x = state.position
         h = jnp.asarray(self.step, x.dtype)
-        x = x - h * energy.slope(x) if self.scheme == "euler" else _adaptive(energy, x, h, self.tolerance)
+        if self.scheme == "euler":
+            x = x + h * self.drift(energy, x)
+        else:
+            x = self.follow(lambda t, y: -energy.slope(y), x, jnp.zeros((), x.dtype))
         return State(x, state.lanes, state.step)
+
+    def drift(self, energy: Energy, x: jax.Array) -> jax.Array:
+        """-∇E, (d, n)."""
+        return -energy.slope(x)
+
+    def follow(self, velocity: Callable, x: jax.Array, t: jax.Array, *extra: jax.Array) -> jax.Array:
+        """The flow of ẋ = velocity(t, x, *extra) over one step from t, each particle with its own steps.
+
+        Args:
+            velocity: of one particle, x (d,) and the rows of `extra` that are its own.
+            x: (d, n).
+            extra: (..., n).
+        """
+        return _adaptive(velocity, x, t, jnp.asarray(self.step, x.dtype), self.tolerance, extra)
 
     def dissipation(self, state, energy):
         """-V̇ = E|∇E|²/ε - E[ΔE] at the reference temperature: of either sign, for this flow has no certificate."""
@@ -238,21 +270,30 @@ class GradientFlow(ParticlePlant):
         return 2.0 / curvature if self.scheme == "euler" else float("inf")
 
 
-def _adaptive(energy: Energy, x: jax.Array, h: jax.Array, tolerance: float) -> jax.Array:
+def _adaptive(velocity: Callable, x: jax.Array, t: jax.Array, h: jax.Array, tolerance: float, extra: Any) -> jax.Array:
     import diffrax
 
-    term = diffrax.ODETerm(lambda t, y, args: -args.slope(y))
+    term = diffrax.ODETerm(lambda s, y, own: velocity(t + s, y, *own))
 
-    def one(y: jax.Array) -> jax.Array:
+    def one(y: jax.Array, *own: jax.Array) -> jax.Array:
         solution = diffrax.diffeqsolve(
-            term, diffrax.Tsit5(), 0.0, h, h / 4, y, energy, throw=False,
+            term, diffrax.Tsit5(), 0.0, h, h / 4, y, own, throw=False,
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance), max_steps=10_000,
             saveat=diffrax.SaveAt(t1=True),
         )  # fmt: skip
         ok = solution.result == diffrax.RESULTS.successful
         return jnp.where(ok, jnp.asarray(solution.ys)[0], jnp.nan)
 
-    return jax.vmap(one, in_axes=1, out_axes=1)(x)
+    return jax.vmap(one, in_axes=(1, *(-1 for _ in extra)), out_axes=1)(x, *extra)
+
+
+def _drifted(x: jax.Array, velocity: jax.Array, span: Any, inside: Callable | None) -> tuple[jax.Array, jax.Array]:
+    """Positions and velocities after a free flight, which is not made where it would leave."""
+    y = x + span * velocity
+    if inside is None:
+        return y, velocity
+    stays = inside(y)
+    return jnp.where(stays, y, x), jnp.where(stays, velocity, -velocity)
 
 
 def _apply(matrix: Any, x: jax.Array) -> jax.Array:

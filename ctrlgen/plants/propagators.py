@@ -84,7 +84,10 @@ def _series(
 
 
 class Exponential:
-    """exp(tA) m for one generator and any t ≥ 0, to about 1e-12 in L1; positive, mass 1."""
+    """exp(tA) m for one generator and any t ≥ 0, to about 1e-12 in L1; positive, mass 1.
+
+    Removed cells must be empty, and stay so exactly.
+    """
 
     def __init__(self, volume: FiniteVolume):
         self.volume = volume
@@ -121,6 +124,12 @@ class Exponential:
             reach[after(axis)] += rate
         return _facing(rates, rates), float(reach.max()), np.exp(self.volume.log_gibbs / 2)
 
+    @cached_property
+    def _log_root(self) -> np.ndarray:
+        """log √ρ*, with 0 on removed cells, which are empty."""
+        half = self.volume.log_gibbs / 2
+        return half if self.volume.walls is None else np.where(self.volume.walls, 0.0, half)
+
     def __call__(self, masses: np.ndarray, time: float) -> np.ndarray:
         """Advance masses (shape) by `time`."""
         left = float(time)
@@ -148,7 +157,7 @@ class Exponential:
     def _scaled(self, masses: np.ndarray) -> np.ndarray | None:
         """m/√ρ*, if float64 can carry it: else None."""
         with np.errstate(divide="ignore"):
-            size = np.log(masses) - self.volume.log_gibbs / 2
+            size = np.log(masses) - self._log_root
         limit = np.log(GROWTH)
         if size.max() > limit or np.sum(np.exp(2 * size)) > GROWTH**2:
             order = np.argsort(size, axis=None)[::-1]

@@ -2,12 +2,13 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import eigh_tridiagonal
 
 import ctrlgen as cg
-from ctrlgen.certify.rates import Rate, fitted_rate, spectral_gap_rate
+from ctrlgen.certify.rates import Rate, _at_no_width, _cut_to_walls, fitted_rate, spectral_gap_rate
 
 WELL = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])
 
@@ -90,6 +91,94 @@ def test_a_domain_that_cuts_shows_in_the_answer():
     from scipy.optimize import brentq
 
     assert inside.value / 2 == pytest.approx(brentq(ends, 1.5, 6.0), rel=1e-5)
+
+
+# Hard walls ---------------------------------------------------------------------------------------------------
+
+
+def walled(inside, dim, potential=lambda x: 0.0 * x[0]):
+    """+inf outside a set."""
+    return cg.CallableEnergy(lambda x: jnp.where(inside(x), potential(x), jnp.inf), dim)
+
+
+INTERVAL = walled(lambda x: jnp.abs(x[0] - 0.2) < 1.3, 1)
+DISC = walled(lambda x: x[0] ** 2 + x[1] ** 2 < 1, 2)
+TILTED = walled(lambda x: jnp.maximum(jnp.abs(0.8 * x[0] + 0.6 * x[1]), jnp.abs(0.6 * x[0] - 0.8 * x[1])) < 0.7, 2)
+DIAMOND = walled(lambda x: jnp.abs(x[0]) + jnp.abs(x[1]) < 1, 2)
+CORNER = walled(lambda x: (jnp.maximum(jnp.abs(x[0]), jnp.abs(x[1])) < 1) & ((x[0] < 0) | (x[1] < 0)), 2)
+
+
+@pytest.mark.parametrize("bounds", [None, [(-2.0, 1.9)], [(-1.1, 1.5)]], ids=["found", "wide", "exact"])
+def test_the_gap_of_an_interval_between_walls(bounds):
+    rate, exact = spectral_gap_rate(INTERVAL, 0.7, bounds), 2 * 0.7 * (np.pi / 2.6) ** 2
+    assert abs(rate.value - exact) <= rate.error
+    assert rate.error < 1e-5 * exact
+
+
+@pytest.mark.parametrize("bounds", [None, [(-1.0, 1.3), (-2.0, 2.0)]], ids=["found", "given"])
+def test_flat_walls_cost_no_accuracy(bounds):
+    """A half plane: of x²/2 on x > 0 the odd modes are gone, and 2 is the slowest; y is at 3 for itself."""
+    energy = walled(lambda x: x[0] > 0, 2, lambda x: (x[0] ** 2 + 3 * x[1] ** 2) / 2)
+    if bounds is None:
+        rate, exact = spectral_gap_rate(energy, 1.0), 4.0
+    else:
+        energy = walled(lambda x: (jnp.abs(x[0]) < 0.77) & (jnp.abs(x[1] - 0.1) < 0.61), 2)
+        rate, exact = spectral_gap_rate(energy, 1.0, bounds), 2 * (np.pi / 1.54) ** 2
+    assert abs(rate.value - exact) <= rate.error
+    assert rate.error < 1e-4 * exact
+
+
+@pytest.mark.parametrize(
+    ("energy", "exact"),
+    [(DISC, 1.8411837813**2), (TILTED, (np.pi / 1.4) ** 2), (DIAMOND, np.pi**2 / 2), (CORNER, 1.4756218)],
+    ids=["disc", "tilted", "diamond", "corner"],
+)
+@pytest.mark.parametrize("bounds", [None, [(-1.2, 1.25), (-1.2, 1.21)]], ids=["found", "given"])
+def test_staircases_are_in_the_error(energy, exact, bounds):
+    """Corner: Dauge's benchmark for the L shape; its mode has a singular gradient, which costs accuracy too."""
+    rate = spectral_gap_rate(energy, 0.6, bounds, sides=(30, 60, 120))
+    assert abs(rate.value - 1.2 * exact) <= rate.error
+    assert 5e-4 * exact < rate.error < 0.03 * exact
+
+
+def test_rooms_without_connection_have_no_gap():
+    rate = spectral_gap_rate(walled(lambda x: (jnp.abs(x[0]) < 1) & (jnp.abs(x[0]) > 0.1), 1), 1.0)
+    assert 0 <= rate.value <= rate.error < 1e-6
+
+
+def test_a_box_is_cut_to_flat_walls_only():
+    box = [(-2.0, 3.0), (-2.0, 2.0)]
+    rectangle = walled(lambda x: (jnp.abs(x[0]) < 1) & (x[1] > -0.4), 2)
+    np.testing.assert_allclose(_cut_to_walls(rectangle, box, 0.0), [(-1, 1), (-0.4, 2)], atol=1e-12)
+    assert _cut_to_walls(DISC, box, 0.0) == box
+    assert _cut_to_walls(WELL, box, 0.0) == box
+    # a corridor a twentieth of the box wide leaves the rectangle
+    corridor = walled(lambda x: ((jnp.abs(x[0]) < 1) | ((x[0] < 2) & (jnp.abs(x[1] - 0.3) < 0.1))) & (x[0] > -1), 2)
+    np.testing.assert_allclose(_cut_to_walls(corridor, box, 0.0), [(-1, 2), (-2, 2)], atol=1e-12)
+    np.testing.assert_allclose(_cut_to_walls(INTERVAL, [(-3.0, 1.0)], 0.0), [(-1.1, 1.0)], atol=1e-12)
+    # a box that was found ends before the walls, or a little after them
+    found = [(-0.97, 1.01), (-0.38, 2.0)]
+    np.testing.assert_allclose(_cut_to_walls(rectangle, found, 0.08), [(-1, 1), (-0.4, 2.0)], atol=1e-12)
+    upside = walled(lambda x: (jnp.abs(x[0]) < 1) & (x[1] < 0.4), 2)
+    mirrored = [(-0.97, 1.01), (-2.0, 0.38)]
+    np.testing.assert_allclose(_cut_to_walls(upside, mirrored, 0.08), [(-1, 1), (-2.0, 0.4)], atol=1e-12)
+    np.testing.assert_allclose(_cut_to_walls(DISC, [(-1.0, 1.0)] * 2, 0.1), [(-1.2, 1.2)] * 2, atol=1e-12)
+    assert _cut_to_walls(WELL, found, 0.08) == found
+
+
+def test_the_line_to_no_width():
+    width = np.geomspace(0.01, 0.04, 16)
+    value, error = _at_no_width(width, 2 - 3 * width)
+    assert value == pytest.approx(2, rel=1e-12)
+    assert error < 1e-10
+    noise = 0.1 * np.random.default_rng(0).standard_normal((400, 16)) * width
+    found = np.array([_at_no_width(width, 2 - 3 * width + row) for row in noise])
+    off = np.abs(found[:, 0] - 2)
+    assert np.mean(off > found[:, 1]) < 0.01
+    assert np.median(found[:, 1]) < 8 * np.std(found[:, 0])
+    bent, allowed = _at_no_width(width, 2 - 3 * width + 20 * width**2)
+    assert abs(bent - 2) <= allowed
+    assert _at_no_width(width, 0.0 * width) == (0.0, 0.0)
 
 
 # Fitted rates -----------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Safety: corrections that keep a controlled density inside a set."""
