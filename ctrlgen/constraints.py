@@ -24,6 +24,7 @@ from ctrlgen.precision import float64
 
 SWEEPS = 8  # over all constraints, on the way back inside
 FEW = 4  # half-spaces that are swept one by one, without a loop
+EXACT = jax.lax.Precision.HIGHEST  # of products: the default of some devices rounds to 10 bits
 UNROLLED = 16  # rows up to which a sum over them is written out
 HALVINGS = 6  # of the step, where sweeps did not lead inside
 SAFETY = 4.0  # on the first-order bound of rounding
@@ -275,8 +276,13 @@ class Constraints:
         """Whether the safe set is certainly convex, every h being concave."""
         return all(p.concave for p in self.parts)
 
+    @property
+    def _matrix(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(A, b) of many half-spaces, for which one matrix product does; a few are faster one by one."""
+        return self._affine if len(self) > FEW else None
+
     def _read_affine(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(A, b) with h = b - A x where every part is a half-space: one matrix product does."""
+        """(A, b) with h = b - A x where every part is a half-space."""
         if any(p.shape is None or p.shape.kind != "half-space" for p in self.parts):
             return None
         forms = [form for p in self.parts if (form := quadratic(p)) is not None]
@@ -285,9 +291,9 @@ class Constraints:
 
     def values(self, x: Any, t: Any = 0.0) -> Any:
         """h, (m, ...)."""
-        if self._affine is not None:
-            a, b = (jnp.asarray(v, x.dtype) for v in self._affine)
-            return b.reshape(-1, *(1,) * (x.ndim - 1)) - jnp.tensordot(a, x, axes=1)
+        if self._matrix is not None:
+            a, b = (jnp.asarray(v, x.dtype) for v in self._matrix)
+            return b.reshape(-1, *(1,) * (x.ndim - 1)) - jnp.tensordot(a, x, axes=1, precision=EXACT)
         return jnp.stack([p.value(x, t) for p in self.parts])
 
     def gradients(self, x: Any, t: Any = 0.0) -> Any:
@@ -308,10 +314,10 @@ class Constraints:
 
     def floors(self, x: Any, t: Any = 0.0, slack: Any = None) -> Any:
         """How far above 0 the computed values have to be, (m, ...)."""
-        if self._affine is not None:
-            a, b = (jnp.asarray(np.abs(v), x.dtype) for v in self._affine)
+        if self._matrix is not None:
+            a, b = (jnp.asarray(np.abs(v), x.dtype) for v in self._matrix)
             unit = SAFETY * (2 * self.dim + 4) * float(np.finfo(np.dtype(x.dtype)).eps) / 2
-            size = b.reshape(-1, *(1,) * (x.ndim - 1)) + jnp.tensordot(a, jnp.abs(x), axes=1)
+            size = b.reshape(-1, *(1,) * (x.ndim - 1)) + jnp.tensordot(a, jnp.abs(x), axes=1, precision=EXACT)
             return jnp.asarray(unit, x.dtype) * size
         slack = np.zeros(len(self)) if slack is None else slack
         return jnp.stack([p.floor(x, t, slack[j]) for j, p in enumerate(self.parts)])
@@ -336,7 +342,8 @@ class Constraints:
         """Bring a batch back inside, and say which particles had left.
 
         Sweeps over the constraints, each particle to its mirror image or projection where it violates one; where that
-        does not lead inside, the step is halved; and at last the particle stays where it was, if that is inside.
+        does not lead inside a set at rest, the step is halved; and at last the particle stays where it was, if that is inside. A
+        particle that is no longer finite is left as it is: that is a failure of the run, not of the set.
 
         Args:
             x, before: (d, n), after and before the step.
@@ -354,20 +361,25 @@ class Constraints:
             _, good, i = carry
             return ~good.all() & (i < SWEEPS + HALVINGS)
 
+        # halving leads to where the particle was, which is inside if the set has not moved
+        sweeps = SWEEPS if static else SWEEPS + HALVINGS
+
         def body(carry: Any) -> Any:
             y, good, i = carry
             swept = self._swept(y, t, slack, levels, mirror, mobility)
-            moved = jnp.where(i < SWEEPS, swept, before + (y - before) / 2)
+            swept = jnp.where(every(jnp.isfinite(swept)), swept, y)
+            moved = jnp.where(i < sweeps, swept, before + (y - before) / 2)
             y = jnp.where(good, y, moved)
-            return y, self.inside(y, t, slack, levels), i + 1
+            return y, self.inside(y, t, slack, levels) | lost, i + 1
 
-        y, good, _ = jax.lax.while_loop(more, body, (x, start, jnp.int32(0)))
+        lost = ~every(jnp.isfinite(x))
+        y, good, _ = jax.lax.while_loop(more, body, (x, start | lost, jnp.int32(0)))
         return jnp.where(~good & (static | self.inside(before, t, slack, levels)), before, y), ~start
 
     def _swept(self, x: Any, t: Any, slack: Any, levels: Any, mirror: bool, mobility: Any) -> Any:
         if self._box is not None and np.ndim(mobility) < 2:
             return self._swept_box(x, slack, levels, mirror)
-        if self._affine is not None and len(self) > FEW:
+        if self._matrix is not None:
             return self._swept_affine(x, slack, levels, mirror, mobility)
         for j, part in enumerate(self.parts):
             floor = part.floor(x, t, 0.0 if slack is None else slack[j])
@@ -419,14 +431,14 @@ class Constraints:
 
     def _swept_affine(self, x: Any, slack: Any, levels: Any, mirror: bool, mobility: Any) -> Any:
         """Half-space after half-space, in a loop: there may be many."""
-        assert self._affine is not None
-        a, b = (jnp.asarray(v, x.dtype) for v in self._affine)
+        assert self._matrix is not None
+        a, b = (jnp.asarray(v, x.dtype) for v in self._matrix)
         normals = moved(mobility, a.T).T
         square = jnp.sum(a * normals, axis=1)
         floors = self.floors(x, 0.0, slack)
 
         def one(j: Any, y: Any) -> Any:
-            value = b[j] - a[j] @ y
+            value = b[j] - jnp.tensordot(a[j], y, axes=1, precision=EXACT)
             target = levels[j] + 2 * floors[j]
             push = (1 + mirror) * (target - value) / square[j]
             return jnp.where(value >= levels[j] + floors[j], y, y - push * normals[j][:, None])

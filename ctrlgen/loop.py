@@ -177,6 +177,9 @@ class ClosedLoop:
         """The energy whose Gibbs measure the density is measured against: the controller's, with the filter's part.
 
         That is infinite outside the safe set, or has the log barrier. Only mode "cbf" does not keep that measure.
+
+        Raises:
+            ValueError: μ of the barrier is a function of time.
         """
         return self.controller if self.safety is None else self.safety.energy(self.controller)
 
@@ -233,7 +236,11 @@ class ClosedLoop:
         schedule = None if self.schedule == "static" else self.schedule
         began = time.perf_counter()
         step = float(getattr(self.plant, "step", None) or duration / (record - 1))
-        target = self.controller if self.safety is None else self.safety.energy(self.controller, duration)
+        target = self.controller
+        if self.safety is not None:
+            for time_seen in np.linspace(0, duration, 11):
+                self.safety.mu_at(float(time_seen))
+            target = self.safety.energy(self.controller, duration)
         refuse_filtered(stop, self.safety)
         start = Start(
             plant=self.plant, energy=target, initial=initial, step=step, schedule=schedule,

@@ -99,7 +99,10 @@ def _farkas(
     guards = [field.formula() for field in barriers]
     have = []
     for field in barriers:
-        bend: Any = field.hessian()
+        try:
+            bend: Any = field.hessian()
+        except ValueError as error:
+            return [missing("h is twice differentiable", str(error))]
         have.append(
             sp.expand(
                 epsilon * sum(mobility[i, k] * bend[i, k] for i in range(len(states)) for k in range(len(states)))

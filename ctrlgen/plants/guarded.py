@@ -292,6 +292,14 @@ def guard(plant: Plant, safety: SafetyFilter | None) -> Plant:
         raise ValueError(
             f"mode must be 'reflected' or 'barrier_energy' for {name}{f'({scheme})' if scheme else ''}: {why}."
         )
+    if mode == "cbf" and isinstance(plant, Langevin):
+        try:
+            safety.constraints.curvatures(jnp.zeros((safety.dim, 1)), 0.0, plant.mobility)
+        except ValueError as error:
+            raise ValueError(
+                f"barriers must be twice differentiable for mode='cbf' with noise, for its term ε tr(K∇²h): {error} "
+                "Give one smooth barrier a side, or use another mode."
+            ) from None
     if mode == "reflected" and scheme == "adaptive":
         raise ValueError(
             "mode='reflected' needs GradientFlow(scheme='euler'): an adaptive flow does not stop at walls."

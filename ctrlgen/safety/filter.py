@@ -169,8 +169,19 @@ class SafetyFilter:
         return compose([energy, self.walls])
 
     def mu_at(self, time: float) -> float:
-        """μ at a time."""
-        return float(np.asarray(self.mu(np.float64(time)))) if callable(self.mu) else float(self.mu)
+        """μ at a time.
+
+        Raises:
+            ValueError: μ is a function, and not positive and finite then (or the time is not finite).
+        """
+        if not callable(self.mu):
+            return float(self.mu)
+        if not np.isfinite(time):
+            raise ValueError("time must be given where mu is a function of it: SafetyFilter.energy(energy, time).")
+        value = np.asarray(self.mu(np.float64(time)), np.float64)
+        if value.shape != () or not (np.isfinite(value) and value > 0):
+            raise ValueError(f"mu must be positive and finite at every time; at t = {time:g} it is {value}.")
+        return float(value)
 
     def check_dim(self, dim: int, what: str) -> None:
         """Raise ValueError unless `what` has the barriers' dimension."""

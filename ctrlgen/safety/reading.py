@@ -171,21 +171,21 @@ def _border(value: Callable, x: np.ndarray, h: np.ndarray) -> np.ndarray:
 
 
 def _numeric(part: Constraint) -> tuple[Callable, Callable, Callable]:
-    """h, ∇h and ∇²h on (n, d) in float64, by NumPy where there is a formula."""
-    if part.field.expr is None:
+    """h, ∇h and ∇²h on (n, d) in float64, by NumPy where there is a formula that is smooth enough."""
+    try:
+        first = [derivative(part.field.formula(), s) for s in part.states]
+        second = [derivative(e, s) for e in first for s in part.states]
+    except (TypeError, ValueError):  # no formula, or one with kinks, whose second derivative is 0 beside them
         bends = jax.jit(jax.vmap(jax.hessian(part.value), in_axes=1, out_axes=0))
-        slopes = jax.jit(part.gradient)
-        values = jax.jit(part.value)
+        slopes, values = jax.jit(jax.grad(lambda y: jnp.sum(part.value(y)))), jax.jit(part.value)
 
         def call(function: Callable, x: np.ndarray) -> np.ndarray:
             with float64():
                 return np.asarray(function(jnp.asarray(x.T)))
 
         return lambda x: call(values, x), lambda x: call(slopes, x).T, lambda x: call(bends, x)
-    first = [derivative(part.field.expr, s) for s in part.states]
     value = _lambdified(part.states, [part.field.expr])
-    slope = _lambdified(part.states, first)
-    bend = _lambdified(part.states, [derivative(e, s) for e in first for s in part.states])
+    slope, bend = _lambdified(part.states, first), _lambdified(part.states, second)
     return lambda x: value(x)[:, 0], slope, lambda x: bend(x).reshape(len(x), part.dim, part.dim)
 
 

@@ -110,6 +110,16 @@ def test_a_particle_on_the_border_may_start():
     assert (safety.values(response.states[1:].reshape(-1, 2)) >= 0).all()
 
 
+def test_a_run_that_diverges_inside_the_set_says_so():
+    """A filter holds no particle that runs away along the set: that is a failure, and no safe rest."""
+    energy = cg.SymbolicEnergy("-x**4 + y**2", XY)
+    safety = cg.SafetyFilter(cg.BarrierFunction("1 - y**2", XY), 1.0)
+    loop = cg.ClosedLoop(cg.Langevin(0.1, 0.1), energy, safety=safety)
+    response = loop.simulate(np.array([[2.0, 0.0], [0.0, 0.0]]), 5.0)
+    assert response.status == "diverged"
+    assert 0 in [int(p) for p in response.message.split("(")[1].split(")")[0].split(",")]
+
+
 # The program of mode "cbf" ----------------------------------------------------------------------------------------
 
 
@@ -270,7 +280,7 @@ def test_a_tube_lets_particles_in_by_its_time():
 
 
 def test_a_tube_follows_its_closed_form_without_noise():
-    """With the drift outward the flow rides at h - level = (h - level)(0) e^{-gain t}, the level closing as (1 - t/T)²."""
+    """With the drift outward the flow rides at the level, which closes as (1 - t/T)²: h - level is 0 at the start."""
     gain, span = 2.0, 1.0
     safety = cg.SafetyFilter(cg.BarrierFunction("-x", ["x"]), gain, tube=span)
     loop = cg.ClosedLoop(

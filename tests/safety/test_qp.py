@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scipy.optimize import linprog, lsq_linear
 
 from ctrlgen.precision import float64
+from ctrlgen.safety import qp
 from ctrlgen.safety.qp import Solution, minimum_norm
 
 solve = jax.jit(minimum_norm)
@@ -81,19 +82,39 @@ def test_optimality_from_scratch(dtype, m, d):
     assert (away <= allowed + 4 * np.finfo(dtype).eps * ell.sum(0)).all()
 
 
+def natural_residual(a, b, delta, multipliers):
+    """The docstring's formula, and the size of its terms, in units of which it is rounded."""
+    u, bound, ell = lengths(a, b, multipliers)
+    slack = np.einsum("mdn,dn->mn", u, delta) - bound
+    away = np.linalg.norm(delta - np.einsum("mdn,mn->dn", u, ell), axis=0)
+    norm = np.linalg.norm(a, axis=1)
+    size = np.linalg.norm(delta, axis=0) + ell.sum(0) + np.abs(np.where(norm > 0, bound, 0)).max(0)
+    return np.where(
+        ((norm == 0) & (b > 0)).any(0), np.inf, np.maximum(np.abs(np.minimum(ell, slack)).max(0), away)
+    ), size
+
+
 @pytest.mark.parametrize(("dtype", "m", "d"), CASES)
 def test_residual_is_that_of_the_docstring(dtype, m, d):
     a, b, answer = solved(dtype, m, d)
-    norm = np.linalg.norm(a, axis=1)
-    u, bound, ell = lengths(a, b, answer.multipliers)
-    slack = np.einsum("mdn,dn->mn", u, answer.delta.astype(float)) - bound
-    away = np.linalg.norm(answer.delta - np.einsum("mdn,mn->dn", u, ell), axis=0)
-    expected = np.maximum(np.abs(np.minimum(ell, slack)).max(0), away)
-    expected = np.where(((norm == 0) & (b > 0)).any(0), np.inf, expected)
-    size = np.linalg.norm(answer.delta, axis=0) + ell.sum(0) + np.abs(np.where(norm > 0, bound, 0)).max(0)
+    expected, size = natural_residual(a, b, answer.delta.astype(float), answer.multipliers.astype(float))
     finite = np.isfinite(expected)
     assert (np.isinf(answer.residual) == ~finite).all()
     assert (np.abs(answer.residual[finite] - expected[finite]) <= 16 * np.finfo(dtype).eps * size[finite]).all()
+
+
+@pytest.mark.parametrize("wrong", ["delta", "multipliers"])
+def test_residual_sees_a_wrong_answer(wrong):
+    a, b, answer = solved(np.float64, 5, 2)
+    a, b, delta, multipliers = (v[..., :EACH] for v in (a, b, answer.delta, answer.multipliers))
+    noise = np.random.default_rng(4).normal(size=(5, EACH))
+    delta = delta + noise[:2] if wrong == "delta" else delta
+    ell = multipliers * np.linalg.norm(a, axis=1) + (np.abs(noise) if wrong == "multipliers" else 0)
+    with float64():
+        shown = jax.jit(lambda a, b, *x: qp._report(qp._unit_rows(a, b), *x))(a, b, delta, ell)
+    expected, size = natural_residual(a, b, delta, ell / np.linalg.norm(a, axis=1))
+    assert np.median(expected) > 0.1
+    assert (np.abs(np.asarray(shown.residual) - expected) <= 1e-14 * size).all()
 
 
 @pytest.mark.parametrize(("dtype", "m", "d"), CASES[1:4])
@@ -162,7 +183,8 @@ def test_answers_belong_to_the_particle():
     a, b, answer = solved(np.float64, 5, 2)
     rng = np.random.default_rng(1)
     order = rng.permutation(a.shape[2])
-    idle = rng.random(a.shape[2]) < 0.2
+    idle = np.cumsum((b[:, order] > 0).any(0)) > 1024  # one full chunk of them, and not one more
+    assert 100 < idle.sum()
     with float64():
         mixed = solve(a[..., order], np.where(idle, -1.0, b[:, order]))
     for ours, alone in zip(mixed, answer, strict=True):
