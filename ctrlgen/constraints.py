@@ -104,21 +104,20 @@ class Constraint:
             ValueError: the formula is not twice differentiable.
         """
         if self.field.expr is not None:
-            entries, k = self._entries, None if mobility is None else np.asarray(mobility)
-            if k is None or k.ndim == 1:
-                diagonal = _stacked(entries[0], self._with_time(x, t))
-                weights = jnp.ones(self.dim, x.dtype) if k is None else jnp.asarray(k, x.dtype)
-                return sum(weights[i] * diagonal[i] for i in range(self.dim))
-            whole = _stacked(entries[1](), self._with_time(x, t)).reshape(self.dim, self.dim, *x.shape[1:])
-            return jnp.einsum("ij,ij...->...", jnp.asarray(k, x.dtype), whole)
-        root = np.eye(self.dim) if mobility is None else np.asarray(mobility, np.float64)
-        root = np.diag(root) if root.ndim == 1 else root
+            diagonal, whole = self._entries
+            if mobility is None or np.ndim(mobility) == 1:
+                entries = _stacked(diagonal, self._with_time(x, t))
+                return total(entries if mobility is None else moved(mobility, entries))
+            bends = _stacked(whole(), self._with_time(x, t)).reshape(self.dim, self.dim, *x.shape[1:])
+            return jnp.einsum("ij,ij...->...", jnp.asarray(mobility, x.dtype), bends)
+        k = jnp.eye(self.dim, dtype=x.dtype) if mobility is None else jnp.asarray(mobility, x.dtype)
+        k = jnp.diag(k) if k.ndim == 1 else k
 
-        def along(i: Any) -> Any:
-            v = jnp.broadcast_to(jnp.asarray(root, x.dtype)[i].reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
+        def row(i: int) -> Any:
+            v = jnp.broadcast_to(k[i].reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
             return jax.jvp(lambda y: self.gradient(y, t), (x,), (v,))[1][i]
 
-        return sum(along(i) for i in range(self.dim))
+        return sum(row(i) for i in range(self.dim))
 
     def floor(self, x: Any, t: Any = 0.0, slack: Any = 0.0) -> Any:
         """How far above 0 the value computed at x has to be for the exact one not to be negative, (...).
@@ -179,8 +178,12 @@ class Constraint:
         radius = jnp.sqrt(jnp.maximum(self.shape.size**2 - sign * target / self.shape.scale, 0))
         away = x - centre
         distance = jnp.sqrt(total(away * away))
-        wanted = 2 * radius - distance if mirror else radius
-        wanted = jnp.where(wanted > 0, wanted, radius)  # beyond the far side: to the border
+        wanted = radius
+        if mirror and sign > 0:  # along its ray a particle is mirrored at both ends of the chord, as often as it takes
+            turns = (distance + radius) / jnp.maximum(4 * radius, jnp.finfo(x.dtype).tiny)
+            wanted = radius - 4 * radius * jnp.abs(turns - jnp.floor(turns) - 0.5)
+        elif mirror:
+            wanted = 2 * radius - distance
         first = jnp.zeros_like(away).at[0].set(1)
         direction = jnp.where(distance > 0, away / jnp.where(distance > 0, distance, 1), first)
         return jnp.where(outside, centre + wanted * direction, x)
@@ -245,7 +248,10 @@ def moved(mobility: Any, x: Any) -> Any:
 
 def along(slopes: Any, vector: Any) -> Any:
     """∇h_j·v for every j: (m, d, n) and (d, n) to (m, n)."""
-    return total(jnp.swapaxes(slopes, 0, 1) * vector[:, None])
+    m, d = slopes.shape[:2]
+    if m * d > UNROLLED:
+        return total(jnp.swapaxes(slopes, 0, 1) * vector[:, None])
+    return jnp.stack([reduce(jnp.add, [slopes[j, i] * vector[i] for i in range(d)]) for j in range(m)])
 
 
 class Constraints:
@@ -342,8 +348,8 @@ class Constraints:
         """Bring a batch back inside, and say which particles had left.
 
         Sweeps over the constraints, each particle to its mirror image or projection where it violates one; where that
-        does not lead inside a set at rest, the step is halved; and at last the particle stays where it was, if that is inside. A
-        particle that is no longer finite is left as it is: that is a failure of the run, not of the set.
+        does not lead inside a set at rest, the step is halved; and at last the particle stays where it was, if that is
+        inside. A particle that is no longer finite is left as it is: that is a failure of the run, not of the set.
 
         Args:
             x, before: (d, n), after and before the step.
@@ -421,7 +427,7 @@ class Constraints:
         for rows, sign in zip(self._box, (-1.0, 1.0), strict=True):
             used = rows >= 0
             row = np.where(used, rows, 0)
-            a = np.abs(self._affine[0][row, np.arange(self.dim)])
+            a = np.where(used, np.abs(self._affine[0][row, np.arange(self.dim)]), 1.0)
             b = self._affine[1][row]
             shift = (levels[row] + 2 * floors[row]) / jnp.asarray(a, x.dtype)[:, None]
             bound = jnp.asarray(sign * b / a, x.dtype)[:, None] - sign * shift

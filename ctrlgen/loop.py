@@ -20,7 +20,7 @@ from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.guarded import guard, recorded
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
-from ctrlgen.safety.filter import SafetyFilter
+from ctrlgen.safety.filter import Restricted, SafetyFilter
 from ctrlgen.safety.report import report
 
 if TYPE_CHECKING:
@@ -249,6 +249,8 @@ class ClosedLoop:
         )  # fmt: skip
         monitor = None if stop is None else stop.monitor(start)
         on_grid = self.plant.kind == "grid"
+        if on_grid and isinstance(initial, Restricted):
+            initial = initial.on_grid(self.plant)
         run = guard(self.plant, self.safety).start(
             target if on_grid else self.controller,
             initial,
@@ -395,7 +397,13 @@ class _Simulation:
 
 
 def generate(
-    energy: TrainedEnergy, n: int, key: Any = 0, *, duration: float | None = None, progress: bool = False
+    energy: TrainedEnergy,
+    n: int,
+    key: Any = 0,
+    *,
+    duration: float | None = None,
+    progress: bool = False,
+    safety: SafetyFilter | None = None,
 ) -> np.ndarray:
     """Draw from a trained energy: its own closed loop from its source, (n, d) in the data's units.
 
@@ -405,16 +413,17 @@ def generate(
         key: an integer seed or a JAX key.
         duration: how long [time]; the energy's own when omitted. Longer must not be worse.
         progress: show a progress bar.
+        safety: a filter, inside of which the loop starts and stays.
 
     Raises:
         TypeError: the energy does not know its own loop.
+        ValueError: the filter does not fit the loop.
         DivergenceError: particles left the finite numbers.
     """
-    loop = ClosedLoop.of(energy)
-    response = loop.simulate(
-        energy.source, energy.duration if duration is None else duration, key=key, record=2, progress=progress,
-        particles=n, throw=True,
-    )  # fmt: skip
+    loop = ClosedLoop.of(energy, safety)
+    source = energy.source if safety is None else safety.restrict(energy.source)
+    span = energy.duration if duration is None else duration
+    response = loop.simulate(source, span, key=key, record=2, progress=progress, particles=n, throw=True)
     if response.status == "interrupted":
         raise KeyboardInterrupt
     return response.final

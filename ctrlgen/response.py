@@ -52,6 +52,12 @@ class DistributionShift:
     floor: Estimate
     samples: str
 
+    def __repr__(self) -> str:
+        return (
+            f"DistributionShift: KL {self.kl} nats, W₂ {self.w2} (two fresh samples: {self.floor}); "
+            f"exact samples by {self.samples}"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Response:

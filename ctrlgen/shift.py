@@ -41,7 +41,7 @@ def distribution_shift(response: Response, n: int, key: int) -> DistributionShif
         particles = np.asarray(response.final, np.float64)
         kl = measure.kl_two_sample(particles, target.sample(seeds[1], len(particles)))
     w2 = measure.wasserstein2(particles, target.sample(seeds[2], min(n, len(particles))), max_points=n, key=seeds[3])
-    floor = measure.sampling_floor(target, min(n, len(particles)))
+    floor = measure.sampling_floor(target, min(n, len(particles)), key=seeds[3])
     return DistributionShift(kl=kl, w2=w2, floor=floor, samples=target.method)
 
 

@@ -15,6 +15,7 @@ LINES = [
         "estimate",
         "precision",
         "threads",
+        "once",
         "checks",
         "schedule",
         "formula",

@@ -271,7 +271,7 @@ def test_generate_is_the_trained_energys_own_loop():
         (lambda: cg.ClosedLoop(WELL, WELL), TypeError, "plant must be a ctrlgen plant; got DoubleWell"),
         (lambda: cg.ClosedLoop(LOOP.plant, lambda x: x), TypeError, "Wrap a function with cg.CallableEnergy"),
         (lambda: cg.ClosedLoop(LOOP.plant, WELL, schedule="hot"), ValueError, "schedule must be 'static'"),
-        (lambda: cg.ClosedLoop(LOOP.plant, WELL, safety=1), ValueError, "safety"),
+        (lambda: cg.ClosedLoop(LOOP.plant, WELL, safety=1), TypeError, "safety must be a SafetyFilter or None"),
         (lambda: cg.ClosedLoop(cg.Langevin(1.0, 0.1, metric=[1.0]), WELL), ValueError, "the plant has 1, the energy 2"),
         (lambda: LOOP.simulate(START, 0.0), ValueError, "duration must be positive"),
         (lambda: LOOP.simulate(START, np.inf), ValueError, "duration must be positive and finite"),

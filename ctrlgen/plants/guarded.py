@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import numpy as np
 from ctrlgen.constraints import Constraints, every, least, moved, total
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.walls import LogBarrier
+from ctrlgen.once import once
 from ctrlgen.plants.base import Plant
 from ctrlgen.plants.ensemble import ParticlePlant, State
 from ctrlgen.plants.grid import FokkerPlanckGrid
@@ -30,7 +32,7 @@ class Record(eqx.Module):
     infeasible: jax.Array | None = None  # int32
     effort: jax.Array | None = None  # (2, n): ∫|δ|² dt, and what its rounding left
     residual: jax.Array | None = None  # worst
-    multipliers: jax.Array | None = None  # (2 m, n): ∫λ dt, and what its rounding left
+    multipliers: jax.Array | None = None  # (m, n): ∫λ dt, a plain sum: good to the rounding of as many terms
 
 
 class Guarded(ParticlePlant):
@@ -82,6 +84,32 @@ class Guarded(ParticlePlant):
         """Those of the filter."""
         return self.filter.constraints
 
+    def start(self, energy, initial, **options):
+        run = super().start(energy, initial, **options)
+        self._warn_of_low_gain()
+        return run
+
+    def _warn_of_low_gain(self) -> None:
+        """A ball whose centre asks for more than α gives: near it δ is huge, and the program is all but unsolvable."""
+        if self.filter.mode != "cbf" or not isinstance(self.plant, Langevin):
+            return
+        for part in self.constraints:
+            if part.shape is None or part.shape.kind != "ball":
+                continue
+            centre = jnp.asarray(part.shape.vector)[:, None]
+            top = part.at(part.shape.vector)
+            bend = self.temperature * float(np.asarray(part.curvature(centre, 0.0, self._mobility))[0])
+            have = float(np.asarray(self.filter.alpha(jnp.asarray(top)))[0]) + bend
+            others = [p for p in self.constraints if p is not part]
+            if have < 0 and all(p.at(part.shape.vector)[0] >= 0 for p in others):
+                warnings.warn(
+                    f"gain is too low for {part!r} at temperature {self.temperature:g}: at its centre α(h) = "
+                    f"{have - bend:.3g} is less than -ε tr(K∇²h) = {-bend:.3g}, so that near it corrections are huge "
+                    "and the program has no solution. Take a larger gain; SafetyFilter.verify(temperature) decides.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+
     def admit(self, position):
         inside = self.filter.contains(position)
         if self.filter.tube is not None or inside.all():
@@ -113,7 +141,7 @@ class Guarded(ParticlePlant):
             parts["corrected"] = count
         if self.filter.mode == "cbf":
             parts |= {"active": count, "infeasible": count, "residual": jnp.zeros(shape, x.dtype)}
-            parts |= {"effort": jnp.zeros((2, *shape), x.dtype), "multipliers": jnp.zeros((2 * m, *shape), x.dtype)}
+            parts |= {"effort": jnp.zeros((2, *shape), x.dtype), "multipliers": jnp.zeros((m, *shape), x.dtype)}
         record = Record(**parts)
         return State(inner.position, inner.lanes, inner.step, (inner.memory, record, depth))
 
@@ -140,7 +168,9 @@ class Guarded(ParticlePlant):
         """One step by drift and noise, filtered, and brought back."""
         x, plant = state.position, self.plant
         assert isinstance(plant, (Langevin, GradientFlow))
-        drift = plant.drift(energy if self.filter.mode == "reflected" else self._inner_energy(energy, t), x)
+        drift = once(plant.drift(energy, x), state.step)
+        if self.filter.mode == "barrier_energy":
+            drift = drift + plant.command(self._cut(energy, t).push(x))
         if self.filter.mode == "cbf":
             found = self._program(drift, x, t, temperature, depth)
             record = _recorded(record, found, h)
@@ -188,9 +218,12 @@ class Guarded(ParticlePlant):
             return _Sum(energy, self.filter.walls, 1.0)
         if self.filter.mode == "cbf":
             return energy
-        mu = self.filter.mu(t) if callable(self.filter.mu) else self.filter.mu
         if self.scheme == "adaptive":
-            return _Sum(energy, self.filter.barrier, mu)
+            return _Sum(energy, self.filter.barrier, self._cut(energy, t).mu)
+        return self._cut(energy, t)
+
+    def _cut(self, energy: Energy, t: Any) -> _Cut:
+        mu = self.filter.mu(t) if callable(self.filter.mu) else self.filter.mu
         room = self.step**2 if isinstance(self.plant, KineticLangevin) else self.step
         return _Cut(energy, self.filter.barrier, mu, room, self._mobility)
 
@@ -257,13 +290,18 @@ class _Cut(Energy):
         return self.energy.potential(x) + jnp.asarray(self.mu, x.dtype) * self.barrier.potential(x)
 
     def slope(self, x):
-        constraints = self.barrier.constraints
-        slopes, values = constraints.gradients(x), constraints.values(x)
+        return self.energy.slope(x) + self.push(x)
+
+    def push(self, x):
+        """-Σ μ ∇h/h, cut: the barrier's part of the slope."""
         mu, room = jnp.asarray(self.mu, x.dtype), jnp.asarray(self.room, x.dtype)
-        rows = jnp.swapaxes(slopes, 0, 1)  # (d, m, n)
-        square = total(rows * moved(self.mobility, rows))
-        reach = jnp.maximum(jnp.sqrt(room * mu * square), jnp.finfo(x.dtype).tiny)
-        return self.energy.slope(x) - total(mu * slopes / jnp.maximum(values, reach)[:, None])
+        out = jnp.zeros_like(x)
+        for part in self.barrier.constraints:
+            value, slope = part.value(x), part.gradient(x)
+            near = room * mu * total(slope * moved(self.mobility, slope))
+            square = jnp.maximum(jnp.where(value > 0, value * value, 0), near)
+            out = out - mu * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny)) * slope
+        return out
 
 
 def guard(plant: Plant, safety: SafetyFilter | None) -> Plant:
@@ -288,7 +326,9 @@ def guard(plant: Plant, safety: SafetyFilter | None) -> Plant:
         raise ValueError(f"safety must be None for {name}, whose density knows no walls. Use particles or a grid.")
     scheme = getattr(plant, "scheme", None)
     if mode == "cbf" and (scheme == "mala" or isinstance(plant, KineticLangevin)):
-        why = "no drift acts on positions directly" if scheme != "mala" else "a filtered drift has no Metropolis ratio"
+        why = "no drift acts on positions directly"
+        if scheme == "mala":
+            why = "a filtered drift has no Metropolis ratio. Or take scheme='euler', with the step that it needs"
         raise ValueError(
             f"mode must be 'reflected' or 'barrier_energy' for {name}{f'({scheme})' if scheme else ''}: {why}."
         )
@@ -330,7 +370,7 @@ def _recorded(record: Record, found: Any, h: Any) -> Record:
         infeasible=_some(record.infeasible) + ~found.feasible,
         residual=jnp.maximum(_some(record.residual), found.residual),
         effort=_added(_some(record.effort), (h * square)[None]),
-        multipliers=_added(_some(record.multipliers), h * found.multipliers),
+        multipliers=_some(record.multipliers) + h * found.multipliers,
     )
 
 

@@ -94,7 +94,10 @@ class Langevin(ParticlePlant):
 
     def drift(self, energy: Energy, x: jax.Array) -> jax.Array:
         """-(K + J)∇E, (d, n)."""
-        slope = energy.slope(x)
+        return self.command(energy.slope(x))
+
+    def command(self, slope: jax.Array) -> jax.Array:
+        """The drift that a slope (d, n) commands, -(K + J) slope."""
         drift = _apply(self.mobility, slope)
         return -(drift if self.skew is None else drift + _apply(self.skew, slope))
 
@@ -248,7 +251,11 @@ class GradientFlow(ParticlePlant):
 
     def drift(self, energy: Energy, x: jax.Array) -> jax.Array:
         """-∇E, (d, n)."""
-        return -energy.slope(x)
+        return self.command(energy.slope(x))
+
+    def command(self, slope: jax.Array) -> jax.Array:
+        """The drift that a slope (d, n) commands, its negative."""
+        return -slope
 
     def follow(self, velocity: Callable, x: jax.Array, t: jax.Array, *extra: jax.Array) -> jax.Array:
         """The flow of ẋ = velocity(t, x, *extra) over one step from t, each particle with its own steps.

@@ -80,6 +80,7 @@ class SafetyFilter:
         barriers: `BarrierFunction`, energy (h = E), set (`Box`, `Ball`, `Polytope`, `Sublevel`, `~Ball`, `&` of them),
             or several of these. Half-spaces and balls, in whichever form, have exact projections.
         gain: the class-K function α of "cbf": a number > 0 (times h) [1/time], a callable, or a formula of one symbol.
+            With noise it must outweigh the curvature of h where ∇h = 0: gain ≥ 2dε/R² for a ball; `verify` decides it.
         mode: "cbf", "barrier_energy" or "reflected".
         mu: μ > 0 of "barrier_energy" [energy]; or a function of time, t → μ(t) > 0, for continuation.
         tube: for "cbf": the time T [time] in which a particle that starts outside must be let in: it is kept in
@@ -182,6 +183,10 @@ class SafetyFilter:
         if value.shape != () or not (np.isfinite(value) and value > 0):
             raise ValueError(f"mu must be positive and finite at every time; at t = {time:g} it is {value}.")
         return float(value)
+
+    def walls_on(self, grid: Any) -> np.ndarray:
+        """1 on the cells of a grid that are kept, 0 on those that are removed, of the grid's shape."""
+        return np.isfinite(np.asarray(self.walls(grid.cells.reshape(-1, self.dim)))).reshape(grid.shape).astype(float)
 
     def check_dim(self, dim: int, what: str) -> None:
         """Raise ValueError unless `what` has the barriers' dimension."""
@@ -330,13 +335,17 @@ class SafetyFilter:
             levels, rise: of a tube {h ≥ level}: (m, n), and its derivative in time.
         """
         c = self.constraints
-        slopes = c.gradients(x, t)
-        have = along(slopes, drift) + self.alpha(c.values(x, t) - levels) - rise
-        if not (isinstance(temperature, (int, float)) and temperature == 0):
-            have = have + temperature * c.curvatures(x, t, mobility)
-        if c.moving:
-            have = have + c.rates(x, t)
-        return minimum_norm(slopes, -have)
+
+        def problem() -> tuple[Any, Any]:
+            slopes = c.gradients(x, t)
+            have = along(slopes, drift) + self.alpha(c.values(x, t) - levels) - rise
+            if not (isinstance(temperature, (int, float)) and temperature == 0):
+                have = have + temperature * c.curvatures(x, t, mobility)
+            if c.moving:
+                have = have + c.rates(x, t)
+            return slopes, -have
+
+        return minimum_norm(*problem(), problem)
 
     def _points(self, x: Any) -> np.ndarray:
         points = np.atleast_2d(np.asarray(x, dtype=np.float64))
@@ -356,6 +365,18 @@ class Restricted:
     def dim(self) -> int:
         """d, the number of coordinates."""
         return self.filter.dim
+
+    def on_grid(self, grid: Any) -> np.ndarray:
+        """Cell masses of the distribution given that cell centres are inside, of a grid's shape.
+
+        Raises:
+            TypeError: it has no `.log_density`.
+        """
+        if not hasattr(self.distribution, "log_density"):
+            raise TypeError("the distribution needs a .log_density to be put on a grid; pass samples, or cell masses.")
+        masses = np.asarray(grid.discretise(self.distribution))
+        masses = masses * self.filter.walls_on(grid)
+        return masses / masses.sum()
 
     def sample(self, key: Any, n: int) -> np.ndarray:
         """n independent samples of the distribution given that they are inside, (n, d), determined by the key.

@@ -4,8 +4,8 @@
 
 Arrays are dimension-first and the particles are the trailing axis: rows a (m, d, n), bounds b (m, n), corrections
 (d, n). Rows are scaled to unit norm inside, so that bounds, slacks and multipliers are lengths, and bounds by their
-largest, so that every tolerance is relative. Where no bound is positive the answer is zero; the particles with a
-positive one are gathered into chunks, which alone are solved.
+largest, so that every tolerance is relative. Most particles need no correction, or one along a single row: these are
+answered in closed form. The others are gathered into chunks, which alone are solved.
 
 References: Goldfarb and Idnani, Math. Programming 27 (1983) 1 (the dual active-set method); Rockafellar, SIAM J.
 Control Optim. 14 (1976) 877 (the proximal point method).
@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctrlgen.once import once
+
+UNROLLED = 64  # products of a row and a vector that are written out
 CACHE = 2**15  # numbers in the rows of the particles that are solved in lockstep
 FAST, SLOW = 10, 4  # proximal rounds of the relaxation, at a small and at a large ρ
 
@@ -32,7 +35,7 @@ class Solution(NamedTuple):
     feasible: jax.Array  # (n,) bool
 
 
-def minimum_norm(a: Any, b: Any) -> Solution:
+def minimum_norm(a: Any, b: Any, again: Callable[[], tuple[Any, Any]] | None = None) -> Solution:
     """The shortest δ with a_j·δ ≥ b_j for every j, and multipliers λ ≥ 0 with δ = Σ λ_j a_j; traceable.
 
     With u_j = a_j/|a_j|, slack s_j = u_j·δ - b_j/|a_j| (the signed distance to the face) and ℓ_j = λ_j |a_j|, the
@@ -53,6 +56,8 @@ def minimum_norm(a: Any, b: Any) -> Solution:
     Args:
         a: rows, (m, d, n), or (m, d, 1) when all particles share them.
         b: bounds, (m, n).
+        again: makes a and b once more, for the rare particles that closed forms leave: cheaper inside a loop than to
+            keep both in memory.
 
     Raises:
         ValueError: the shapes do not fit, or m or d is zero.
@@ -64,18 +69,66 @@ def minimum_norm(a: Any, b: Any) -> Solution:
         raise ValueError(
             f"a must be (m, d, n) or (m, d, 1) and b (m, n), with m, d ≥ 1; got shapes {a.shape} and {b.shape}."
         )
+    easy, hard = _one_face(a, b)
+
+    def rest() -> Solution:
+        return _others(*((a, b) if again is None else (v.astype(dtype) for v in again())), hard, easy)
+
+    return jax.lax.cond(jnp.any(hard), rest, lambda: easy)
+
+
+def _one_face(a: jax.Array, b: jax.Array) -> tuple[Solution, jax.Array]:
+    """The answer where at most one constraint is at work, the farthest face, for every particle; and where it is not.
+
+    The projection on the farthest face is optimal if it meets the other constraints. That takes a division a row and
+    one root. Everything else is left to others: corners, contradictions, empty rows, numbers whose squares are not
+    normal, and what is not finite.
+    """
+    m, d, _ = a.shape
+    small = float(jnp.finfo(b.dtype).tiny) ** 0.75
+    zero = jnp.zeros_like(b[0])
+    best, delta, face, hard = zero, [zero] * d, jnp.full(zero.shape, -1, jnp.int32), jnp.zeros(zero.shape, bool)
+    inverses = []
+    for j in range(m):
+        square = sum(a[j, i] * a[j, i] for i in range(d))
+        normal = (square > small) & (square < 1 / small)
+        void = (b[j] <= 0) & jnp.all(a[j] == 0, axis=0) if d > UNROLLED else (b[j] <= 0) & _all_zero(a[j])
+        inverse = 1 / jnp.where(normal, square, 1)
+        push = jnp.maximum(b[j], 0) * inverse
+        far = push * jnp.maximum(b[j], 0)
+        hard = hard | ~(normal | void) | ((b[j] > 0) & ~((far > small) & (far < 1 / small)))
+        better = far > best
+        best, face = jnp.where(better, far, best), jnp.where(better, j, face)
+        delta = [jnp.where(better, push * a[j, i], delta[i]) for i in range(d)]
+        inverses.append((inverse, push))
+    gaps = b - _dot(a, jnp.stack(delta)) if a.shape[2] == 1 and m * d > UNROLLED else None
+    worst, total = zero, zero
+    for j in range(m):
+        gap = b[j] - sum(a[j, i] * delta[i] for i in range(d)) if gaps is None else gaps[j]
+        size = jnp.where(face == j, jnp.abs(gap), jnp.maximum(gap, 0))
+        worst, total = jnp.maximum(worst, size * size * inverses[j][0]), total + gap
+    allowed = (8 * float(jnp.finfo(b.dtype).eps)) ** 2
+    hard = hard | ~(worst <= allowed * best) | ~jnp.isfinite(total)
+    multipliers = jnp.stack([jnp.where(face == j, inverses[j][1], 0) for j in range(m)])
+    return Solution(jnp.stack(delta), multipliers, jnp.sqrt(worst), ~hard), hard
+
+
+def _all_zero(row: jax.Array) -> jax.Array:
+    out = row[0] == 0
+    for i in range(1, row.shape[0]):
+        out = out & (row[i] == 0)
+    return out
+
+
+def _others(a: jax.Array, b: jax.Array, hard: jax.Array, easy: Solution) -> Solution:
+    """The answer of the particles that are left, gathered; NaN for those with an entry that is not finite."""
     # means of finite numbers are finite; as products with a matrix they cost one reading of the memory
     size = a.shape[0] * a.shape[1]
-    mean = jnp.full(size, 0.25 / size, dtype) @ a.reshape(size, -1) + sum(row / (4 * size) for row in b)
+    mean = jnp.full(size, 0.25 / size, b.dtype) @ a.reshape(size, -1) + sum(row / (4 * size) for row in b)
     spoilt = ~jnp.isfinite(mean)
-    if a.shape[0] == 1:
-        answer = _single(a, b)
-    else:
-        need = jnp.any(b > 0, axis=0) & ~spoilt
-        void = Solution(
-            jnp.zeros((a.shape[1], b.shape[1]), dtype), jnp.zeros_like(b), jnp.zeros_like(b[0]), jnp.ones_like(need)
-        )
-        answer = _where_needed(_solve, a, b, need, void)
+    need = hard & ~spoilt
+    answer = _where_needed(_single if a.shape[0] == 1 else _solve, a, b, need, easy)
+    if a.shape[0] > 1:
         answer = _where_needed(_relax, a, b, need & ~answer.feasible, answer)
     delta, multipliers, residual = (jnp.where(spoilt, jnp.nan, v) for v in answer[:3])
     return Solution(delta, multipliers, residual, answer.feasible & ~spoilt)
@@ -290,18 +343,18 @@ def _search(u: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
     limit = 4 * (m + d) + 20
 
     def step(s: _Search) -> _Search:
-        slack = _keep(_dot(u, s.delta) - bound, s.steps)
+        slack = once(_dot(u, s.delta) - bound, s.steps)
         lowest = jnp.where(s.active, jnp.inf, slack)
         fresh = ~jnp.any(s.entering, axis=0)
         met = fresh & (jnp.min(lowest, axis=0) >= -4 * eps * (1 + _plain_norm(s.delta)))
         entering = jnp.where(fresh, _one_hot(jnp.argmin(lowest, axis=0), m), s.entering)
-        entering = _keep(entering, s.steps)
+        entering = once(entering, s.steps)
         live = ~(s.done | met)
-        row = _keep(_mix(u, entering.astype(dtype)), s.steps)
-        r = _keep(_dot(s.inverse, row), s.steps)
-        z = _keep(row - _mix(u, r), s.steps)
-        again = _keep(_dot(s.inverse, z), s.steps)
-        r, z = _keep((r + again, z - _mix(u, again)), s.steps)
+        row = once(_mix(u, entering.astype(dtype)), s.steps)
+        r = once(_dot(s.inverse, row), s.steps)
+        z = once(row - _mix(u, r), s.steps)
+        again = once(_dot(s.inverse, z), s.steps)
+        r, z = once((r + again, z - _mix(u, again)), s.steps)
         square = sum(c * c for c in z)
         free = square > tolerance**2
         square = jnp.where(free, square, 1)
@@ -310,7 +363,7 @@ def _search(u: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
         partial = jnp.min(ratio, axis=0)
         full = jnp.where(free, -jnp.sum(jnp.where(entering, slack, 0), axis=0) / square, jnp.inf)
         length = jnp.minimum(partial, full)
-        length, partial, full, blocking = _keep((length, partial, full, blocking), s.steps)
+        length, partial, full, blocking = once((length, partial, full, blocking), s.steps)
         live = live & jnp.isfinite(length)
         length = jnp.where(live, length, 0)
         adds = live & (full <= partial)
@@ -320,11 +373,11 @@ def _search(u: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
         lengths = jnp.maximum(s.lengths + length * (entering - r), 0)
         lengths = jnp.where(leaving, 0, lengths)
         # both updates of the pseudo-inverse are of rank one: N ← N - c wᵀ
-        gone = _keep(_mix(s.inverse, leaving.astype(dtype)), s.steps)
+        gone = once(_mix(s.inverse, leaving.astype(dtype)), s.steps)
         size = sum(c * c for c in gone)
         w = jnp.where(adds, z / square, jnp.where(drops, gone / jnp.where(size > 0, size, 1), 0))
         c = jnp.where(adds, r - joining, _dot(s.inverse, gone))
-        c, w = _keep((c, w), s.steps)
+        c, w = once((c, w), s.steps)
         inverse = jnp.where(leaving[:, None], 0, s.inverse - c[:, None] * w[None])
         return _Search(
             s.delta + jnp.where(free, length, 0) * z,
@@ -344,21 +397,12 @@ def _search(u: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
     s = jax.lax.while_loop(lambda s: jnp.any(~s.done) & (s.steps < limit), step, start)
     # the active set's answer from the data, refined once: it carries no error of the path
     held = jnp.where(s.active, bound, 0)
-    delta = _keep(_mix(s.inverse, held), s.steps)
-    delta = _keep(delta + _mix(s.inverse, _keep(jnp.where(s.active, bound - _dot(u, delta), 0), s.steps)), s.steps)
-    lengths = _keep(_dot(s.inverse, delta), s.steps)
-    lengths = lengths + _dot(s.inverse, _keep(delta - _mix(u, lengths), s.steps))
-    lengths = _keep(jnp.maximum(lengths, 0), s.steps)
+    delta = once(_mix(s.inverse, held), s.steps)
+    delta = once(delta + _mix(s.inverse, once(jnp.where(s.active, bound - _dot(u, delta), 0), s.steps)), s.steps)
+    lengths = once(_dot(s.inverse, delta), s.steps)
+    lengths = lengths + _dot(s.inverse, once(delta - _mix(u, lengths), s.steps))
+    lengths = once(jnp.maximum(lengths, 0), s.steps)
     return delta, lengths
-
-
-def _keep(value: Any, steps: jax.Array) -> Any:
-    """value, computed once: XLA on a CPU would compute it again for every entry that reads it.
-
-    It removes optimization barriers and empty conditionals before fusion; this one, on a count that is never
-    negative, it keeps. A hundred times faster for twenty constraints.
-    """
-    return jax.lax.cond(steps >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), value)
 
 
 def _one_hot(index: jax.Array, m: int) -> jax.Array:

@@ -100,7 +100,7 @@ class SafetyReport:
 
 def report(record: Any, safety: SafetyFilter, steps: int, step: float) -> SafetyReport:
     """What a filtered run of so many steps has counted; `record` is `plants.guarded.Record` of NumPy arrays."""
-    n, m = len(record.violated), len(safety.constraints)
+    n = len(record.violated)
     looked = n * steps
     if looked == 0:
         return SafetyReport(mode=safety.mode, looked=0, violations=None, worst_depth=None, least=None)
@@ -114,7 +114,7 @@ def report(record: Any, safety: SafetyFilter, steps: int, step: float) -> Safety
             "kkt_residual": float(record.residual.max()),
             "infeasible": int(record.infeasible.sum(dtype=np.int64)),
             "infeasible_particles": np.flatnonzero(record.infeasible),
-            "multipliers": record.multipliers[:m].T.astype(np.float64) / (steps * step),
+            "multipliers": record.multipliers.T.astype(np.float64) / (steps * step),
         }
     return SafetyReport(
         mode=safety.mode, looked=looked, violations=out, worst_depth=max(0.0, -least) if out else 0.0, least=least,

@@ -103,7 +103,7 @@ def test_nothing_leaves_under_trained_energies(model, mode, scheme):
 
 def test_a_particle_on_the_border_may_start():
     points = np.array([[1.5, 0.0], [0.0, -1.5], [0.9, 1.2], [0.9, -1.2]])  # |x| = 3/2 exactly
-    safety = cg.SafetyFilter(DISC, 1.0)
+    safety = cg.SafetyFilter(DISC, 5.0)
     loop = cg.ClosedLoop(cg.Langevin(1.0, 0.1), cg.Quadratic(np.eye(2)), safety=safety)
     response = loop.simulate(points, 2.0, record=21)
     assert response.safety.violations == 0
@@ -230,11 +230,11 @@ def test_an_infeasible_program_is_counted_and_relaxed():
     # ḣ + α: ±δ - 1 + 0.1 (½ ± x) is least wrong in squares where both are equal: δ = -0.1 x
     np.testing.assert_allclose(found.correction[:, 0], [0.0, -0.02, 0.04], atol=1e-6)
     loop = cg.ClosedLoop(cg.GradientFlow(0.1), cg.Quadratic([[1.0]]), safety=safety)
-    response = loop.simulate(np.array([[0.0], [0.3]]), 2.0, record=3)
+    response = loop.simulate(np.array([[0.0], [0.3]]), 1.5, record=3)
     assert response.safety.infeasible > 0
     assert response.safety.infeasible_particles.tolist() == [0, 1]
-    assert response.safety.violations > 0  # the set is empty after t = 1
-    assert response.safety.worst_depth == pytest.approx(1.0, abs=0.15)
+    assert response.safety.violations >= 2 * 5  # the set is empty after t = 1
+    assert 0.5 <= response.safety.worst_depth <= 1.1  # half the gap between the walls at least, at most all of it
 
 
 def test_effort_multipliers_and_activity_of_a_constant_push():
@@ -483,6 +483,48 @@ def test_an_input_is_filtered_as_by_its_closed_form():
     torn = safety.inputs(["-x"], [1], cg.Box([3], [4]))(np.array([[0.9]]), [5.0])
     assert not torn.feasible[0]
     assert 3.0 <= torn.value[0, 0] <= 4.0
+
+
+@pytest.mark.parametrize("metric", [[1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]])
+def test_a_filtered_loop_in_a_metric_runs(metric):
+    for barrier in (DISC, cg.BarrierFunction(lambda x: 2.25 - jnp.sum(jnp.cosh(x) - 1.0), XY)):
+        safety = cg.SafetyFilter(barrier, 5.0)
+        loop = cg.ClosedLoop(cg.Langevin(0.5, 0.05, metric=metric), cg.Quadratic(np.eye(2), [1.5, 0.0]), safety=safety)
+        response = loop.simulate(np.zeros((500, 2)), 2.0, record=11)
+        assert response.safety.violations == 0
+        assert safety.contains(response.states.reshape(-1, 2)).all()
+        assert response.safety.active > 0
+
+
+def test_a_gain_that_is_too_low_is_warned_of():
+    """ε·4 of curvature at the centre against gain·9/4."""
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.05), cg.Quadratic(np.eye(2)), safety=cg.SafetyFilter(DISC, 1.7))
+    with pytest.warns(UserWarning, match="gain is too low for .* at temperature 1: .* = 3.83 is less than .* = 4"):
+        loop.simulate(np.zeros((10, 2)), 0.1)
+
+
+def test_a_long_step_is_mirrored_through_the_ball():
+    """Along its ray, at both ends, as often as it takes; nothing piles up on the border."""
+    from ctrlgen.constraints import Constraint
+    from ctrlgen.field import Field
+
+    ball = Constraint(Field("1 - x**2 - y**2", XY))
+    for s, expected in ((1.5, 0.5), (2.5, -0.5), (3.5, -0.5), (4.5, 0.5), (5.25, 0.75)):
+        x = jnp.array([[0.6 * s], [0.8 * s]])
+        out = ball.returned(x, 0.0, jnp.zeros(1), jnp.zeros(1), True)
+        np.testing.assert_allclose(np.asarray(out)[:, 0], [0.6 * expected, 0.8 * expected], atol=1e-5)
+
+
+def test_a_trained_energy_generates_inside_and_on_a_grid():
+    energy = cg.load_energy("eight_gaussians")
+    safety = cg.SafetyFilter(cg.BarrierFunction("x + 1", XY), 1.0, mode="reflected")
+    samples = cg.generate(energy, 500, safety=safety)
+    assert samples.shape == (500, 2)
+    assert (samples[:, 0] >= -1).all()
+    grid = cg.FokkerPlanckGrid([(-12, 12)] * 2, (48, 48), 1.0)
+    response = cg.ClosedLoop(grid, energy, safety=safety).simulate(safety.restrict(energy.source), 1.0, record=3)
+    assert response.density[:, grid.cells[..., 0] < -1].sum() == 0
+    assert response.safety is None
 
 
 # Reports ----------------------------------------------------------------------------------------------------------

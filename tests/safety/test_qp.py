@@ -184,7 +184,7 @@ def test_answers_belong_to_the_particle():
     rng = np.random.default_rng(1)
     order = rng.permutation(a.shape[2])
     idle = np.cumsum((b[:, order] > 0).any(0)) > 1024  # one full chunk of them, and not one more
-    assert 100 < idle.sum()
+    assert idle.sum() > 100
     with float64():
         mixed = solve(a[..., order], np.where(idle, -1.0, b[:, order]))
     for ours, alone in zip(mixed, answer, strict=True):
