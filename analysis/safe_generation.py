@@ -12,6 +12,7 @@ Run: python analysis/safe_generation.py --seed 0 [--quick] [--out figures]
 import argparse
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 
 import ctrlgen as cg
 
-GAIN = 2.0  # of "cbf", where nothing else is said [1/time]
+GAIN = 4.0  # of "cbf", where nothing else is said [1/time]
 STEPS = (0.1, 0.95)  # times the stability limit 2/L
 LIMIT = 1.1  # W₂ over its sampling floor
 HIGH = 4.0  # from this gain on, the KL of "cbf" has to be below that of the naive projection
@@ -224,6 +225,7 @@ def bent(scene, steps, gains, duration, seeds):
     """ "cbf" beside the naive projection at equal step: {step: {gain, or None for the projection: Shift}}."""
     filters = {None: scene.filter("reflected", correction="project")}
     filters |= {gain: scene.filter("cbf", gain=gain) for gain in gains}
+    warnings.filterwarnings("ignore", message="gain is too low")  # some are, and the column "solvable" says so
     found = {step: {gain: shift(scene, f, step, duration, seeds) for gain, f in filters.items()} for step in steps}
     solvable = {gain: f.verify(temperature=1.0).status.name for gain, f in filters.items() if gain is not None}
     for step, row in found.items():

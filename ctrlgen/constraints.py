@@ -28,6 +28,7 @@ EXACT = jax.lax.Precision.HIGHEST  # of products: the default of some devices ro
 UNROLLED = 16  # rows up to which a sum over them is written out
 HALVINGS = 6  # of the step, where sweeps did not lead inside
 SAFETY = 4.0  # on the first-order bound of rounding
+ULPS = 8  # that an elementary function may be off by
 CALIBRATED = 64.0  # times the rounding that was seen, for functions without a formula
 
 
@@ -122,12 +123,12 @@ class Constraint:
     def floor(self, x: Any, t: Any = 0.0, slack: Any = 0.0) -> Any:
         """How far above 0 the value computed at x has to be for the exact one not to be negative, (...).
 
-        From the formula, by running the classical rounding bounds; for a function without one, `slack` (`calibrate`).
+        From the formula, by a running error analysis; for a function without one, `slack` (`calibrate`).
         """
         if self.field.expr is None:
             return jnp.broadcast_to(jnp.asarray(slack, x.dtype), x.shape[1:])
-        unit = SAFETY * self._operations * float(np.finfo(np.dtype(x.dtype)).eps) / 2
-        return jnp.asarray(unit, x.dtype) * _stacked(self._sizes, self._with_time(x, t))[0]
+        unit = SAFETY * float(np.finfo(np.dtype(x.dtype)).eps) / 2
+        return jnp.asarray(unit, x.dtype) * _stacked(self._errors, self._with_time(x, t))[0]
 
     def calibrate(self, points: np.ndarray) -> float:
         """For a function without a formula: a multiple of what single precision made of it at points (n, d)."""
@@ -165,18 +166,20 @@ class Constraint:
             mobility: K, (d,) or (d, d); the identity when omitted.
         """
         value = self.value(x, t)
-        target = level + 2 * floor
         outside = ~(value >= level + floor)
+        eps = 2 * jnp.finfo(x.dtype).eps
         if self.shape is None or self.shape.kind == "half-space" or mobility is not None:
             slope = self.gradient(x, t)
             normal = moved(mobility, slope)
             square = total(slope * normal)
+            target = level + 2 * floor + eps * total(jnp.abs(slope * x))  # and what rounding the position costs
             push = (1 + mirror) * (target - value) / jnp.where(square > 0, square, 1)
             return jnp.where(outside, x + push * normal, x)
         sign = 1.0 if self.shape.kind == "ball" else -1.0
         centre = jnp.asarray(self.shape.vector, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        radius = jnp.sqrt(jnp.maximum(self.shape.size**2 - sign * target / self.shape.scale, 0))
         away = x - centre
+        target = level + 2 * floor + (2 * eps * self.shape.scale) * total(jnp.abs(away * x))
+        radius = jnp.sqrt(jnp.maximum(self.shape.size**2 - sign * target / self.shape.scale, 0))
         distance = jnp.sqrt(total(away * away))
         wanted = radius
         if mirror and sign > 0:  # along its ray a particle is mirrored at both ends of the chord, as often as it takes
@@ -214,12 +217,8 @@ class Constraint:
         return diagonal, lambda: self._compile([derivative(e, s) for e in first for s in self.states])
 
     @cached_property
-    def _sizes(self) -> Callable:
-        return self._compile([_size(self.field.expr)])
-
-    @cached_property
-    def _operations(self) -> int:
-        return int(self.field.expr.count_ops()) + len(self.field.states) + 2
+    def _errors(self) -> Callable:
+        return self._compile([_error(self.field.expr, self.field.states[-1] if self.moving else None)])
 
 
 def total(rows: Any) -> Any:
@@ -321,10 +320,13 @@ class Constraints:
     def floors(self, x: Any, t: Any = 0.0, slack: Any = None) -> Any:
         """How far above 0 the computed values have to be, (m, ...)."""
         if self._matrix is not None:
-            a, b = (jnp.asarray(np.abs(v), x.dtype) for v in self._matrix)
-            unit = SAFETY * (2 * self.dim + 4) * float(np.finfo(np.dtype(x.dtype)).eps) / 2
-            size = b.reshape(-1, *(1,) * (x.ndim - 1)) + jnp.tensordot(a, jnp.abs(x), axes=1, precision=EXACT)
-            return jnp.asarray(unit, x.dtype) * size
+            a, b = (np.abs(v) for v in self._matrix)
+            # a row along one axis with a coefficient of ±1 has an exact product
+            terms = np.count_nonzero(a, axis=1)
+            terms = np.where((terms == 1) & (a.max(axis=1) == 1), 0, terms + 2)
+            size = jnp.asarray(b, x.dtype).reshape(-1, *(1,) * (x.ndim - 1)) + jnp.abs(self.values(x, t))
+            size = size + jnp.tensordot(jnp.asarray(terms[:, None] * a, x.dtype), jnp.abs(x), axes=1, precision=EXACT)
+            return jnp.asarray(SAFETY * float(np.finfo(np.dtype(x.dtype)).eps) / 2, x.dtype) * size
         slack = np.zeros(len(self)) if slack is None else slack
         return jnp.stack([p.floor(x, t, slack[j]) for j, p in enumerate(self.parts)])
 
@@ -430,6 +432,7 @@ class Constraints:
             a = np.where(used, np.abs(self._affine[0][row, np.arange(self.dim)]), 1.0)
             b = self._affine[1][row]
             shift = (levels[row] + 2 * floors[row]) / jnp.asarray(a, x.dtype)[:, None]
+            shift = shift + jnp.asarray(2 * float(jnp.finfo(x.dtype).eps) * np.abs(b / a), x.dtype)[:, None]
             bound = jnp.asarray(sign * b / a, x.dtype)[:, None] - sign * shift
             beyond = jnp.asarray(used)[:, None] & (sign * (x - bound) > 0)
             x = jnp.where(beyond, 2 * bound - x if mirror else bound, x)
@@ -445,7 +448,7 @@ class Constraints:
 
         def one(j: Any, y: Any) -> Any:
             value = b[j] - jnp.tensordot(a[j], y, axes=1, precision=EXACT)
-            target = levels[j] + 2 * floors[j]
+            target = levels[j] + 2 * floors[j] + 2 * jnp.finfo(x.dtype).eps * jnp.abs(a[j]) @ jnp.abs(y)
             push = (1 + mirror) * (target - value) / square[j]
             return jnp.where(value >= levels[j] + floors[j], y, y - push * normals[j][:, None])
 
@@ -495,25 +498,48 @@ def _shape(expr: Any, states: Sequence[sp.Symbol]) -> Shape | None:
     return Shape("ball" if first < 0 else "outside", np.array(centre.tolist(), np.float64).ravel(), square**0.5, scale)
 
 
-def _size(expr: Any) -> Any:
-    """What rounding is relative to: the formula with every term taken by its size, to first order."""
-    if expr.is_Symbol or expr.is_number:
-        return sp.Abs(expr)
-    parts = [_size(a) for a in expr.args]
-    if expr.is_Add or isinstance(expr, (sp.Min, sp.Max, sp.Abs)):
-        return sp.Add(*parts)
+def _error(expr: Any, time: Any) -> Any:
+    """What the value of a formula may be off by, in units of rounding, to first order: a running error analysis.
+
+    States are exact, as they are given; the time is rounded once.
+
+    Reference: Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.3.
+    """
+    if expr.is_Symbol:
+        return sp.Abs(expr) if expr == time else sp.S.Zero
+    if expr.is_number:
+        return sp.S.Zero if _exact_in_float32(expr) else sp.Abs(expr)
+    errors = [_error(a, time) for a in expr.args]
+    if expr.is_Add:
+        partial = sp.Abs(expr) if len(expr.args) == 2 else (len(expr.args) - 1) * sp.Add(*map(sp.Abs, expr.args))
+        return sp.Add(*errors) + partial
+    if isinstance(expr, (sp.Min, sp.Max, sp.Abs)):
+        return sp.Add(*errors)
     if expr.is_Mul:
-        return sp.Mul(*parts)
+        products = sum(a not in (1, -1) for a in expr.args) - 1
+        spread = [
+            error * sp.Mul(*(sp.Abs(a) for j, a in enumerate(expr.args) if j != i)) for i, error in enumerate(errors)
+        ]
+        return sp.Add(*spread) + max(products, 0) * sp.Abs(expr)
     if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:
-        return parts[0] ** expr.exp
-    out = sp.Abs(expr)
+        base, n = sp.Abs(expr.base), expr.exp
+        return n * base ** (n - 1) * errors[0] + n * base**n
+    out = ULPS * sp.Abs(expr)
     dummies = [sp.Dummy(real=True) for _ in expr.args]
     own = expr.func(*dummies)
-    for dummy, argument, size in zip(dummies, expr.args, parts, strict=True):
-        if not argument.is_number:
+    for dummy, error in zip(dummies, errors, strict=True):
+        if error != 0:
             slope = sp.diff(own, dummy).xreplace(dict(zip(dummies, expr.args, strict=True)))
-            out += sp.Abs(slope) * size
+            out += sp.Abs(slope) * error
     return out
+
+
+def _exact_in_float32(number: Any) -> bool:
+    if not number.is_Rational:
+        return False
+    with np.errstate(over="ignore"):
+        near = float(np.float32(number.p / number.q)) if abs(number) < 1e30 else np.inf
+    return np.isfinite(near) and sp.Rational(*near.as_integer_ratio()) == number
 
 
 def _stacked(function: Callable, x: Any) -> Any:

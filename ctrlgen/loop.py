@@ -392,7 +392,7 @@ class _Simulation:
             filter=self.safety,
             safety=None
             if counted is None or self.safety is None
-            else report(counted, self.safety, self.state.done, self.state.step),
+            else report(counted, self.safety, self.state.done, self.state.step, snapshots[1:]),
         )
 
 

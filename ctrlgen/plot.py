@@ -207,7 +207,7 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     # drift keeps no Gibbs measure
     bound = response.energy_block.properties.hessian_lower
     bent = response.filter is not None and response.filter.mode == "cbf"
-    plain = getattr(response.plant, "metric", None) is None and response.schedule is None and not bent
+    plain = getattr(response.plant, "mobility", None) is None and response.schedule is None and not bent
     overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
     certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
     decay(response, axes[0], certified, label="certified", most=most)

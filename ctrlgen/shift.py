@@ -24,6 +24,11 @@ def restricted_gibbs(response: Response) -> Gibbs:
     if response.filter.constraints.moving:
         raise ValueError("shift needs a safe set at rest; this one moves.")
     temperature = getattr(response.plant, "reference_temperature", response.plant.temperature)
+    if response.schedule is not None:
+        factor = float(np.max(np.asarray(response.schedule(float(response.time[-1])))))
+        if not factor > 0:
+            raise ValueError("shift needs a positive temperature at the end of the run; the schedule ends at 0.")
+        temperature = temperature * factor
     return Gibbs(compose([response.controller, response.filter.walls]), temperature)
 
 
@@ -39,6 +44,12 @@ def distribution_shift(response: Response, n: int, key: int) -> DistributionShif
         particles = _from_masses(plant, response.final, np.random.default_rng(seeds[0]), n)
     else:
         particles = np.asarray(response.final, np.float64)
+        outside = int((~response.filter.contains(particles)).sum()) if response.filter is not None else 0
+        if outside:
+            raise ValueError(
+                f"shift is infinite: {outside} of {len(particles)} particles are outside the safe set (a tube that has "
+                "not closed yet?)."
+            )
         kl = measure.kl_two_sample(particles, target.sample(seeds[1], len(particles)))
     w2 = measure.wasserstein2(particles, target.sample(seeds[2], min(n, len(particles))), max_points=n, key=seeds[3])
     floor = measure.sampling_floor(target, min(n, len(particles)), key=seeds[3])

@@ -94,16 +94,16 @@ def verify_decay(
         )  # fmt: skip
     if loop.schedule is not None and loop.schedule != "static":
         return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
+    if parted(loop.controller).sets and plant.kind != "grid" and getattr(plant, "scheme", None) != "mala":
+        return _open(
+            text, deadline, "nothing keeps its particles behind the walls that its energy has of its own: pass the "
+            "barriers as ClosedLoop(plant, energy, safety=SafetyFilter(barriers, mode='reflected')), all in one filter",
+        )  # fmt: skip
     if loop.safety is not None:
         reason = _filtered(energy, temperature, loop)
         if reason:
             return _open(text, deadline, reason)
         return _along(energy, temperature, loop, initial, key, measure, deadline)
-    if parted(loop.controller).walls and plant.kind == "particles":
-        return _open(
-            text, deadline, "nothing keeps its particles behind the walls of its energy, whose slope is 0: pass "
-            "ClosedLoop(plant, energy, safety=SafetyFilter(barriers, mode='reflected'))",
-        )  # fmt: skip
     noise = 0.0 if isinstance(plant, GradientFlow) else float(plant.temperature)  # NumPy compares floats of its types
     same = _same(energy, loop.controller)
     if isinstance(plant, GradientFlow) or not same or noise != temperature:
@@ -190,16 +190,19 @@ def _along(
     steps = [identity, *([] if exists is None else [exists])]
     inequality = log_sobolev(energy, temperature, timeout=max(deadline.left(), 0.1))
     other = other_gradient(energy) if plant.kind == "particles" else ""
-    if inequality.status is Status.PROVED and inequality.rate is not None and not other:
+    walled = parted(energy).sets and exists is None  # an inside, and a finite Z, are not to be assumed there
+    if inequality.status is Status.PROVED and inequality.rate is not None and not other and not walled:
         rate, more = _in_metric(energy, inequality.rate, mobility)
         return combine(
             f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {shown_down(rate)}", [*steps, *inequality.steps, *more],
             assumptions=assumptions, kind=Decay, deadline=deadline, rate=rate, constant=inequality.constant,
         )  # fmt: skip
+    if walled:
+        other = "it was not established that the safe set has an inside and exp(-E/ε) a finite integral on it"
     why = other or f"no log-Sobolev constant was established ({inequality.reason})"
     if exists is None:
         assumptions.append("the Gibbs measure exists: exp(-E/ε) is integrable")
-    if other:
+    if other and not walled:
         assumptions.append("what JAX takes for the gradient of the energy is its gradient")
     if not measure:
         return combine(text, [*steps, missing("a rate", why)], assumptions=assumptions, kind=Decay, deadline=deadline)

@@ -6,7 +6,7 @@ m-strongly convex, m > 0, B of oscillation b, and H G-Lipschitz. Then ρ* ∝ ex
 
     α = (m/ε) · exp(-b/ε) · exp(-(G²/(εm) + 2G/√(εm))).
 
-* m/ε for C alone: Bakry and Émery (1985).
+* m/ε for C alone: Bakry and Émery (1985). C may be +∞ outside a convex set, being a limit of convex functions.
 * exp(-b/ε) for B: Holley and Stroock, J. Stat. Phys. 46 (1987) 1159.
 * The last factor for H, by Lipschitz transport. Caffarelli (Commun. Math. Phys. 214, 2000) maps N(0, (ε/m) I) to
   exp(-C/ε) by a 1-Lipschitz T; H∘T has the same Lipschitz constant, so C = m|x|²/2 may be assumed. In units of √(ε/m)
@@ -42,9 +42,10 @@ from ctrlgen.certify.pieces import formula_of, ways
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive
-from ctrlgen.energies.algebra import Composition
+from ctrlgen.energies.algebra import Composition, parted
 from ctrlgen.energies.analytic import GaussianMixture
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.safe_sets import certain_inside, joined
 from ctrlgen.energies.spectral import down, spectrum_bounds
 from ctrlgen.energies.symbolic import SymbolicEnergy
 from ctrlgen.prove.claim import Deadline
@@ -97,7 +98,12 @@ def log_sobolev(energy: Energy, temperature: float, *, timeout: float = 30.0) ->
         raise TypeError(f"energy must be an Energy; got {type(energy).__name__}.")
     epsilon, deadline = positive("temperature", temperature), Deadline(timeout)
     text = f"LSI(α) of exp(-E/ε), ε = {epsilon!r}: KL(ρ‖ρ*) ≤ I(ρ‖ρ*)/(2α) for every ρ"
-    proof = _best(energy, epsilon, deadline)
+    sets = [s.constraints for s in parted(energy).sets]
+    empty = bool(sets) and certain_inside(joined(*sets)) is None
+    proof = None if empty else _best(energy, epsilon, deadline)
+    if empty:
+        reason = "it was not established that the set behind all walls has an inside"
+        return combine(text, [missing("an α > 0", reason)], kind=LogSobolev, deadline=deadline)
     if proof is None:
         open_step = missing("an α > 0", _what_is_missing(energy, epsilon))
         return combine(text, [open_step], kind=LogSobolev, deadline=deadline)

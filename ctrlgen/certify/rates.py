@@ -28,6 +28,9 @@ from ctrlgen.plants.particles import Langevin
 TAIL = 1e-10  # Gibbs mass beyond each face of the box
 SIDES = {1: (100, 200, 400, 800, 1600, 3200, 6400), 2: (40, 80, 160, 320)}  # cells a side
 WIDER = 0.08  # of the box, added on each side to see what the border does
+TRUST = 0.1  # of the tolerance: what that may change the gap by, or the box grows
+GROWTH = 1.5  # a step, as long as a step changes the gap
+WIDEST = {1: 15_000, 2: 50_000}  # cells of the box that grows
 ROUNDING = 1e-14  # of the generator's norm: what its eigenvalues are known to
 STAIRS = 16  # grids over which the effect of a staircase is averaged
 LINES = 321  # along each axis of the plane, on which a flat wall is looked for: no fewer than the finest grid has cells
@@ -100,6 +103,7 @@ def spectral_gap_rate(
         raise ValueError(f"sides must be at least three numbers, each twice the one before; got {sides}.")
     box = _box(energy, temperature) if bounds is None else [(float(low), float(high)) for low, high in bounds]
     box = _cut_to_walls(energy, box, WIDER if bounds is None else 0.0)
+    border = 0.0
 
     def gap(shape: tuple[int, ...], box: list[tuple[float, float]]) -> tuple[float, float, bool]:
         grid = FokkerPlanckGrid(box, shape, temperature)
@@ -107,6 +111,9 @@ def spectral_gap_rate(
         walled = grid._volume(energy).walls is not None
         return -float(grid.spectrum(energy, 1)[0]), ROUNDING * size, walled
 
+    if bounds is None:
+        wide, border = _grown(gap, box, sides[1 if dim == 1 else 0], tolerance)
+        box = box if wide is box else _cut_to_walls(energy, wide, 0.0)
     gaps, best, change, rounding = [], [], math.inf, 0.0
     for side in sides:
         value, rounding, walled = gap((side,) * dim, box)
@@ -124,12 +131,6 @@ def spectral_gap_rate(
             change = abs(best[-1] - best[-2])
             if change <= tolerance * abs(best[-1]):
                 break
-    border = 0.0
-    if bounds is None:
-        extra = max(1, round(WIDER * sides[1]))
-        cell = [(high - low) / sides[1] for low, high in box]
-        wide = [(low - extra * h, high + extra * h) for (low, high), h in zip(box, cell, strict=True)]
-        border = abs(gap((sides[1] + 2 * extra,) * dim, wide)[0] - gaps[1])
     return Estimate(2 * best[-1], 2 * (change + border + rounding))
 
 
@@ -144,6 +145,49 @@ def _box(energy: Energy, temperature: float) -> list[tuple[float, float]]:
         last = down[np.searchsorted(np.cumsum(found.value[down]), TAIL * total)]
         box.append((float(low[first]), float(high[last])))
     return box
+
+
+def _grown(
+    gap: Any, box: list[tuple[float, float]], side: int, tolerance: float
+) -> tuple[list[tuple[float, float]], float]:
+    """The box, grown until that does not change the gap, and about how far this gap is from that without a border.
+
+    Where the slope of E stays bounded far out, what is slowest may reach much farther than the mass: along an E that
+    rises linearly the gap comes down to its limit as 1/length². The cells keep their size and place meanwhile.
+    """
+    cell = [(high - low) / side for low, high in box]
+
+    def at(extra: np.ndarray) -> tuple[list[tuple[float, float]], float, float]:
+        """Cells more at the lower and upper face of each axis, (d, 2)."""
+        wide = [(low - a * h, high + b * h) for (low, high), h, (a, b) in zip(box, cell, extra.tolist(), strict=True)]
+        value, rounding, _ = gap(tuple((side + extra.sum(axis=1)).tolist()), wide)
+        return wide, value, rounding
+
+    last, more = at(np.zeros((len(box), 2), int))[1], max(1, round(WIDER * side))
+    _, value, rounding = at(np.full((len(box), 2), more))
+    change = abs(value - last)
+    if change <= TRUST * tolerance * abs(value) + rounding:
+        return box, change
+    faces = np.eye(2 * len(box), dtype=int).reshape(-1, len(box), 2)
+    moved = sum(face * (abs(at(more * face)[1] - last) > TRUST * change) for face in faces)
+    moved = moved if np.any(moved) else np.ones_like(faces[0])
+    wide, changes, growth = box, [], GROWTH
+    while True:
+        extra = round((growth - 1) * side) * moved
+        if math.prod((side + extra.sum(axis=1)).tolist()) > WIDEST[len(box)]:
+            break
+        found, value, rounding = at(extra)
+        if not math.isfinite(value) or (changes and rounding > max(changes[-1], tolerance * abs(value))):
+            break
+        changes.append(abs(value - last))
+        wide, last = found, value
+        if changes[-1] <= TRUST * tolerance * abs(value) + rounding:
+            break
+        growth *= GROWTH
+    if len(changes) < 2:
+        return wide, max([change, *changes])
+    left = min(changes[-1] / max(changes[-2], 1e-300), 0.9)  # changes fall geometrically, or by less and less
+    return wide, changes[-1] / (1 - left)
 
 
 def _cut_to_walls(energy: Energy, box: list[tuple[float, float]], margin: float) -> list[tuple[float, float]]:

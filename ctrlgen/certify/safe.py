@@ -27,6 +27,7 @@ from ctrlgen.certify.premise import missing, premise
 from ctrlgen.certify.regular import regular
 from ctrlgen.certify.stochastic import ProbabilityBound
 from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.checks import positive_definite
 from ctrlgen.domain import Domain, Sublevel, exact
 from ctrlgen.energies.base import Energy
 from ctrlgen.field import Field
@@ -54,6 +55,8 @@ def verify_filter(
     inequality = "∇h·(u + δ) + ε tr(K∇²h) ≥ -α(h)" if noisy else "∇h·(u + δ) ≥ -α(h)"
     count = len(safety.constraints)
     text = f"at every safe state, whatever the drift u, some δ gives {inequality} for {count} barrier(s) at once"
+    if domain is not None:
+        text = text.replace("at every safe state", "at every safe state of the domain")
     if safety.mode != "cbf" or safety.tube is not None or safety.constraints.moving:
         why = "it is about mode 'cbf' at rest" if safety.mode != "cbf" else "the set moves, or a tube closes"
         return combine(text, [missing(text, why)], deadline=deadline)
@@ -68,9 +71,6 @@ def verify_filter(
     smooth = regular([("α", [alpha(z)], 1)], (z,), None, method, deadline.part(0.1))
     parts = [(f"h[{j}]", field, 2 if noisy else 1) for j, field in enumerate(barriers)]
     smooth += regular(parts, states, domain, method, deadline.part(0.2), kinks=False)
-    rises = settle(
-        claims("α(z) ≥ 0 for z ≥ 0", (z,), alpha(z), None, strict=False, guards=[z]), method, deadline.part(0.2)
-    )
     assumptions = ["the computed solution of the program meets it to rounding (the report's residual says how nearly)"]
     if not noisy:
         step = premise(
@@ -78,7 +78,12 @@ def verify_filter(
         )
         meaning = "trajectories of ẋ = u + δ that start with all h ≥ 0 keep all h ≥ 0 (comparison lemma)"
         assumptions.append("a trajectory is followed while its solution exists; u is continuous")
+        if domain is not None:
+            assumptions.append("a trajectory is followed only while it stays in the domain")
+        rises = _rises(safety, barriers, alpha, states, domain, method, deadline)
         return combine(text, [step, *rises, *smooth], assumptions=assumptions, meaning=meaning, deadline=deadline)
+    if domain is not None:
+        assumptions.append("nothing is said of states outside the domain")
     assumptions.append("the gain and the temperature are the decimals that they print as")
     steps = _farkas(safety, barriers, states, epsilon, alpha, metric, domain, method, deadline)
     meaning = (
@@ -88,6 +93,35 @@ def verify_filter(
     if any(s.outcome.status is not Status.PROVED for s in smooth):
         steps = [s for s in steps if s.outcome.status is not Status.REFUTED]
     return combine(text, [*steps, *smooth], assumptions=assumptions, meaning=meaning, deadline=deadline)
+
+
+def _rises(
+    safety: SafetyFilter, barriers: Sequence[Field], alpha: Any, states: tuple, domain: Domain | None, method: str,
+    deadline: Deadline,
+) -> list[Step]:  # fmt: skip
+    """α ≥ 0 at every value that h takes on the safe set: for all z ≥ 0, or else state by state.
+
+    Where it fails δ = -u is no solution, which does not say that there is none.
+    """
+    if isinstance(safety.gain, (int, float, np.number)):
+        return [premise("α(h) = gain·h ≥ 0 where h ≥ 0", f"gain = {safety.gain} > 0", lambda: safety.gain > 0)]
+    z = sp.Symbol("z", real=True)
+    steps = settle(
+        claims("α(z) ≥ 0 for z ≥ 0", (z,), alpha(z), None, strict=False, guards=[z]), method, deadline.part(0.2)
+    )
+    if all(s.outcome.status is Status.PROVED for s in steps):
+        return steps
+    guards, steps = [field.formula() for field in barriers], []
+    for j, field in enumerate(barriers):
+        words = f"α(h[{j}]) ≥ 0 at safe states"
+        every = claims(words, states, alpha(field.formula()), domain, strict=False, guards=guards)
+        steps += [
+            missing(words, "it fails at a safe state, where δ = -u is no solution; another may be")
+            if s.outcome.status is Status.REFUTED
+            else s
+            for s in settle(every, method, deadline.part(0.3))
+        ]
+    return steps
 
 
 def _farkas(
@@ -153,6 +187,8 @@ def _mobility(metric: Any, dim: int) -> Any:
     m = np.asarray(metric, dtype=object)
     if m.shape not in ((dim,), (dim, dim)):
         raise ValueError(f"metric must be ({dim},) or ({dim}, {dim}); got shape {m.shape}.")
+    floats = np.diag(m.astype(np.float64)) if m.ndim == 1 else m.astype(np.float64)
+    positive_definite("metric", floats)
     entries = [exact("metric", v) for v in m.ravel()]
     return (sp.diag(*entries) if m.ndim == 1 else sp.Matrix(dim, dim, entries)).inv()
 

@@ -319,6 +319,6 @@ def slope_at_origin(energy: Energy) -> float | None:
             slopes = Traced(energy.potential, energy.dim).slopes([arb(0)] * energy.dim)
             if slopes is None or not all(s.is_finite() for s in slopes):
                 return known
-            return up(sum((s * s for s in slopes), arb(0)).sqrt())
+            return up(sum((s.abs_upper() ** 2 for s in slopes), arb(0)).sqrt())
     except (Undefined, Unsupported):
         return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,16 @@ from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.measure import _checks as check
 from ctrlgen.measure.annealed import annealed
-from ctrlgen.measure.restricted import Behind, log_partition_by_share
+from ctrlgen.measure.restricted import (
+    Behind,
+    Witnesses,
+    guesses,
+    log_partition_by_share,
+    scattered,
+    share,
+    swarms,
+    uphill,
+)
 
 Method = Literal["quadrature", "annealed", "thermodynamic"]
 _MOST = 3  # dimensions of a quadrature
@@ -27,6 +37,10 @@ _ROUNDS = 60  # of growing the box
 _TOLERANCE = 1e-6
 _SLIVER = 2e-4  # of a cell that a wall leaves sideways: what may lie between its lines, unseen
 _CUT = 2000  # such cells at a time
+_FREE = 1e-2  # of the mass without walls, to draw from it
+_FREE_POINTS = {1: 20_000, 2: 200_000, 3: 1_000_000}  # and what may be spent on it
+_CROWDS = (8, 2)  # points on both sides of a wall in a cell, where the quadrature and their share disagree
+_APART = 4.0  # standard errors, from which on they do
 _WALLED = {1: 1e-6, 2: 1e-5, 3: 3e-4}  # the same behind walls, by dimension
 
 
@@ -158,6 +172,7 @@ def cells(
         else:
             raise _no_gibbs(found.lower, found.upper)
     total, error = found.refine(tolerance, budget)
+    total, error = found.checked(total, error, tolerance, budget)
     if not total > 0:
         raise ValueError("exp(-E/ε) vanishes wherever it was looked at; pass tighter bounds around its support.")
     return found, total, error
@@ -169,6 +184,17 @@ class _Scaled:
     def __init__(self, energy: Energy, temperature: float) -> None:
         self.energy, self.temperature, self.spent, self.lowest = energy, temperature, 0, 0.0
         self.behind = Behind(energy) if parted(energy).sets else None
+
+    @cached_property
+    def without(self) -> _Cells | None:
+        """Cells of the measure without walls and barriers; None where there is none."""
+        rest = None if self.behind is None else self.behind.parts.rest
+        if rest is None:
+            return None
+        try:
+            return cells(rest, self.temperature, points=_FREE_POINTS[self.dim], tolerance=_FREE)[0]
+        except ValueError:
+            return None
 
     @property
     def dim(self) -> int:
@@ -249,6 +275,8 @@ def _find(scaled: _Scaled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if scaled.behind is not None:
         found.append((scaled.behind.deep[None], np.ones((1, dim))))
     seeds = _descend(scaled, *[np.concatenate(part) for part in zip(*found, strict=True)])
+    if scaled.behind is not None:
+        seeds = np.concatenate([seeds, _rooms(scaled)])
     values = scaled(seeds)
     scaled.lowest = float(values.min())
     if not math.isfinite(scaled.lowest):
@@ -268,6 +296,22 @@ def _find(scaled: _Scaled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return lower.min(axis=0), upper.max(axis=0), seeds
 
 
+def _rooms(scaled: _Scaled) -> np.ndarray:
+    """Points in the parts of the set, (n, d): between those of a lattice there may be one that all of them miss."""
+    assert scaled.behind is not None
+    found = [guesses(np.zeros(scaled.dim)), guesses(scaled.behind.deep)]
+    if scaled.without is not None:
+        found.append(scaled.without.drawn(swarms(scaled.dim)[:8].reshape(-1, scaled.dim))[0])
+    points = uphill(scaled.behind, np.concatenate(found))
+    height = scaled(points)
+    if not np.isfinite(height).any():
+        return np.empty((0, scaled.dim))
+    near = height < height.min() + _DEEP
+    points, height = points[near], height[near]
+    rooms = points[scattered(points, height)]
+    return np.concatenate([rooms, _descend(scaled, rooms, np.broadcast_to(np.ptp(points, axis=0) / 64, rooms.shape))])
+
+
 class _Cells:
     """A box cut into cells, each with its part of ∫ exp(lowest - E/ε) and an error for it. The box may grow."""
 
@@ -281,12 +325,66 @@ class _Cells:
         self.seeds, self.depths = seeds, np.exp(np.minimum(scaled.lowest - scaled(seeds), 600.0))
         self.centre, self.half = np.empty((0, dim)), np.empty((0, dim))
         self.value, self.error = np.empty(0), np.empty(0)
+        self.witnesses = None if scaled.behind is None else self._witnesses()
         self._add(lower, upper, np.full(dim, _CELLS[dim]))
+
+    def _witnesses(self) -> Witnesses:
+        """Of the measure without walls, where there is one, and of the box: draws. And the seeds."""
+        cube, dim = swarms(self.scaled.dim), self.scaled.dim
+        points = [self.seeds, self.lower + (self.upper - self.lower) * cube.reshape(-1, dim)]
+        if self.scaled.without is not None:
+            points.append(self.scaled.without.drawn(cube.reshape(-1, dim))[0])
+        x = np.concatenate(points)
+        height = self.scaled(x)
+        inside = np.isfinite(height)
+        height[~inside] = self.scaled.rest(x[~inside])
+        return Witnesses(x, inside, height, self.scaled.lowest)
+
+    def drawn(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points of the unit cube (n, d) to draws (n, d) that are even in each cell, and the log density of these."""
+        ladder = np.cumsum(self.value)
+        share, ladder = self.value / ladder[-1], ladder / ladder[-1]  # it ends at 1, where no cell is empty
+        cell = np.searchsorted(ladder, cube[:, 0], side="right")
+        within = cube.copy()
+        within[:, 0] = np.clip((cube[:, 0] - ladder[cell] + share[cell]) / share[cell], 0.0, 1.0)
+        x = self.centre[cell] + self.half[cell] * (2 * within - 1)
+        return x, np.log(share[cell] / np.prod(2 * self.half[cell], axis=1))
+
+    def checked(self, total: float, error: float, tolerance: float, budget: int) -> tuple[float, float]:
+        """A total with its error, held against the share of draws that are inside: what disagrees is cut more finely,
+        and the error is the difference where that does not help."""
+        if self.witnesses is None or (known := self._by_share()) is None:
+            return total, error
+        mean, spread = known
+        for crowd in (*_CROWDS, None):
+            if abs(total - mean) <= _APART * spread + error:
+                return total, error
+            if crowd is not None:
+                self.witnesses.crowd = crowd
+                depth = self.witnesses.doubts(self.value, np.zeros(len(self.value), bool), 0)
+                self.error = np.maximum(self.error, depth * np.prod(2 * self.half, axis=1))
+                total, error = self.refine(tolerance, budget)
+        return total, max(error, abs(total - mean))
+
+    def _by_share(self) -> tuple[float, float] | None:
+        """∫ exp(lowest - E/ε) by draws of the measure without walls, or of the box, and a standard error."""
+        cube, free = swarms(self.scaled.dim), self.scaled.without
+        flat, box = cube.reshape(-1, self.scaled.dim), self.upper - self.lower
+        for draws in ([] if free is None else [free.drawn(flat)]) + [
+            (self.lower + box * flat, np.full(len(flat), -np.log(box).sum()))
+        ]:
+            weights = np.exp(np.minimum(self.scaled.lowest - self.scaled(draws[0]) - draws[1], 600.0))
+            known = share(weights.reshape(cube.shape[:2]))
+            if known is not None:
+                return known
+        return None
 
     def _add(self, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> None:
         centre = lower + (upper - lower) * (np.array(list(product(*map(range, counts)))) + 0.5) / counts
         half = np.broadcast_to((upper - lower) / (2 * counts), centre.shape)
-        value, _ = self._mass(centre, half)
+        value = self._mass(centre, half)[0]
+        if self.witnesses is not None:
+            self.witnesses.enter(lower, upper, counts, len(self.centre))
         self._keep(np.zeros(len(self.centre), bool), centre, half, value, np.full(len(centre), np.inf))
 
     def _keep(self, gone: np.ndarray, *new: np.ndarray) -> None:
@@ -294,11 +392,11 @@ class _Cells:
         joined = [np.concatenate([a[~gone], b]) for a, b in zip(old, new, strict=True)]
         self.centre, self.half, self.value, self.error = joined
 
-    def _mass(self, centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The integrals over cells, and the least that is to be taken for the error of each."""
+    def _mass(self, centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The integrals over cells, the least that is to be taken for the error of each, and which no wall cuts."""
         behind, least = self.scaled.behind, np.zeros(len(centre))
         if behind is None:
-            return self._whole(centre, half), least
+            return self._whole(centre, half), least, np.ones(len(centre), bool)
         low, high, axis, kinked = behind.ranges(centre, half)
         inside = (low > 0).all(axis=0)
         cut = np.flatnonzero((high >= 0).all(axis=0) & ~inside)
@@ -312,7 +410,7 @@ class _Cells:
             corners = centre[k][:, None, :] + half[k][:, None, :] * behind.corners
             top = -self._height(corners.reshape(-1, self.scaled.dim)).reshape(len(k), -1).min(axis=1)
             least[k] = _SLIVER * np.exp(np.minimum(top, 600.0)) * np.prod(2 * half[k], axis=1)
-        return out, least
+        return out, least, inside
 
     def _height(self, x: np.ndarray) -> np.ndarray:
         return self.scaled.free(x) - self.scaled.lowest
@@ -339,7 +437,7 @@ class _Cells:
                 -1, self.scaled.dim
             )
             half = np.repeat(self.half[split] / 2, parts, axis=0)
-            value, least = self._mass(centre, half)
+            value, least, whole = self._mass(centre, half)
             wrong = np.abs(self.value[split] - value.reshape(-1, parts).sum(axis=1)) / parts
             wrong = np.maximum(np.repeat(wrong, parts), least)
             for seed, depth in zip(self.seeds, self.depths, strict=True):
@@ -349,6 +447,10 @@ class _Cells:
                 well = depth * np.prod(2 * half[near], axis=1)
                 blind = near[well > 8.0 * value[near]]
                 wrong[blind] = np.maximum(wrong[blind], well[well > 8.0 * value[near]])
+            if self.witnesses is not None:
+                self.witnesses.divide(split, self.centre)
+                depth = self.witnesses.doubts(value, whole, len(split) - int(split.sum()))
+                wrong = np.maximum(wrong, depth * np.prod(2 * half, axis=1))
             self._keep(split, centre, half, value, wrong)
 
     def _worst(self, share: float) -> float:

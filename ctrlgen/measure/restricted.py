@@ -16,7 +16,7 @@ import numpy as np
 
 from ctrlgen.energies.algebra import Parted, compose, parted
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.safe_sets import deep_point, joined
+from ctrlgen.energies.safe_sets import deep_point, depths, joined
 from ctrlgen.estimate import Estimate
 from ctrlgen.precision import float64
 
@@ -28,6 +28,15 @@ _BATCH = 4096  # points a call, always the same number: one compilation
 _DRAWS = 200_000  # for the share of the mass behind the walls, where draws are exact and cheap
 _FEW_DRAWS = 20_000  # elsewhere
 _HITS = 10  # effective draws inside, below which their share says nothing
+_UPHILL = 20  # steps from outside towards the set
+_OVER = 1.2  # times a Newton step, to end inside and not at the wall
+_SCALES = 4.0 ** np.arange(-3, 6)  # distances at which parts of the set are looked for
+_GUESSES = 512  # points at each
+_CLUSTERS = {1: 64, 2: 12, 3: 6}  # a side, into which points inside are put, by dimension
+_CROWD = {1: 8, 2: 32, 3: 32}  # points, of both sides of a wall, that a cell may hold before it is split
+_SWARMS = 32  # scrambled sequences over which the share of the mass inside is averaged
+_SWARM = {1: 512, 2: 512, 3: 1024}  # points of each
+_HEARD = 100  # effective points inside, from which on that share is compared with a quadrature
 
 
 class Behind:
@@ -58,6 +67,10 @@ class Behind:
             ValueError: none was found.
         """
         found = deep_point(self.constraints)
+        if found is None:
+            points = uphill(self, guesses(np.zeros(self.dim)))
+            depth = np.where(self.least(points) > 0, depths(self.constraints, points), -np.inf)
+            found = points[depth.argmax()] if depth.max() > 0 else None
         if found is None:
             raise ValueError(
                 "no point inside the walls was found: the safe set is empty, has no inside, or is far from the origin "
@@ -227,6 +240,109 @@ def log_envelope(behind: Behind, temperature: float, centre: np.ndarray, half: n
             with np.errstate(divide="ignore"):
                 out += sum(weight / temperature * np.log(np.maximum(high[part], 0.0)) for part in term.constraints)
     return out
+
+
+# Parts of the set that a lattice may miss ----------------------------------------------------------------------------
+
+
+def uphill(behind: Behind, x: np.ndarray) -> np.ndarray:
+    """Points (n, d), those outside led uphill in min h_j until they are inside, or as far as that leads."""
+    x = x.copy()
+    for _ in range(_UPHILL):
+        values = behind.values(x)
+        worst = np.nan_to_num(values, nan=-np.inf).argmin(axis=0)
+        every = np.arange(len(x))
+        least = values[worst, every]
+        out = np.flatnonzero((least < 0) & np.isfinite(least))
+        if not len(out):
+            break
+        slope = behind.slopes(x[out])[worst[out], :, np.arange(len(out))]
+        with np.errstate(all="ignore"):
+            step = -_OVER * (least[out] / (slope**2).sum(axis=1))[:, None] * slope
+            most = (1 + np.linalg.norm(x[out], axis=1)) / np.linalg.norm(step, axis=1)
+            step *= np.minimum(1.0, most)[:, None]
+        x[out] += np.where(np.isfinite(step), step, 0.0)
+    return x
+
+
+def guesses(centre: np.ndarray) -> np.ndarray:
+    """Points (n, d) at all distances from a centre (d,)."""
+    xi = np.random.default_rng(0).uniform(-1, 1, (len(_SCALES), _GUESSES, len(centre)))
+    return (centre + _SCALES[:, None, None] * xi).reshape(-1, len(centre))
+
+
+def scattered(x: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Of points (n, d) the lowest in each cell of a lattice over them all, lowest first: an index."""
+    order = np.argsort(height)
+    low, high = x.min(axis=0), x.max(axis=0)
+    cell = ((x[order] - low) / np.maximum(high - low, 1e-300) * _CLUSTERS[x.shape[1]]).astype(int)
+    return order[np.sort(np.unique(cell, axis=0, return_index=True)[1])]
+
+
+def swarms(dim: int) -> np.ndarray:
+    """Scrambled Sobol sequences in the unit cube, (sequences, points, d), for averages with an error."""
+    from scipy.stats import qmc
+
+    size = _SWARM[dim].bit_length() - 1
+    return np.stack([qmc.Sobol(dim, rng=seed).random_base2(size) for seed in range(_SWARMS)])
+
+
+class Witnesses:
+    """Points known to be inside or outside, with which cells must agree.
+
+    Args:
+        x: (n, d).
+        inside: (n,), whether each is.
+        height: (n,), E/ε, of a point outside that without walls.
+        lowest: what the heights are above.
+    """
+
+    def __init__(self, x: np.ndarray, inside: np.ndarray, height: np.ndarray, lowest: float) -> None:
+        self.x, self.inside = x, inside
+        self.depth = np.exp(np.minimum(lowest - height, 600.0))
+        self.home = np.full(len(x), -1)  # number of the cell in which each is
+        self.crowd = _CROWD[x.shape[1]]
+
+    def enter(self, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, first: int) -> None:
+        """A box is added, cut evenly into cells numbered from `first`, the last axis fastest."""
+        place = np.floor((self.x - lower) / (upper - lower) * counts)
+        new = np.flatnonzero((self.home < 0) & ((place >= 0) & (place < counts)).all(axis=1))
+        self.home[new] = first + np.ravel_multi_index(tuple(place[new].astype(int).T), tuple(counts))
+
+    def divide(self, split: np.ndarray, centre: np.ndarray) -> None:
+        """Cells marked in `split` (n,), with these centres, are removed, and their halves appended in their order."""
+        kept, gone = np.cumsum(~split) - 1, np.cumsum(split) - 1
+        at = np.flatnonzero(self.home >= 0)
+        home = self.home[at]
+        bits = (self.x[at] > centre[home]) @ (1 << np.arange(self.x.shape[1])[::-1])
+        parts = 1 << self.x.shape[1]
+        self.home[at] = np.where(split[home], kept[-1] + 1 + parts * gone[home] + bits, kept[home])
+
+    def doubts(self, value: np.ndarray, whole: np.ndarray, first: int) -> np.ndarray:
+        """The greatest density in those of the cells numbered from `first` that disagree with the points in them, or
+        hold many on both sides of a wall; 0 in others.
+
+        Args:
+            value: (n,), the integral over each.
+            whole: (n,), whether it was taken to be inside altogether.
+            first: number of the first.
+        """
+        n, at = len(value), np.flatnonzero(self.home >= first)
+        home, inside = self.home[at] - first, self.inside[at]
+        within, without = np.bincount(home[inside], minlength=n), np.bincount(home[~inside], minlength=n)
+        mixed = (within > 0) & (without > 0) & (within + without > self.crowd)
+        doubted = ((within > 0) & (value == 0)) | ((without > 0) & whole) | mixed
+        out = np.zeros(n)
+        np.maximum.at(out, home, self.depth[at])
+        return np.where(doubted, out, 0.0)
+
+
+def share(weights: np.ndarray) -> tuple[float, float] | None:
+    """A mean with its standard error over the swarms of weights (swarms, points); None where few of them count."""
+    if not (np.isfinite(weights).all() and weights.sum() ** 2 >= _HEARD * (weights**2).sum() > 0):
+        return None
+    means = weights.mean(axis=1)
+    return float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
 
 
 # Above three dimensions -------------------------------------------------------------------------------------------

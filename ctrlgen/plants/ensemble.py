@@ -68,13 +68,13 @@ class ParticlePlant(eqx.Module, Plant):
         """How many proposals each particle has accepted, from `State.memory`, for schemes that propose."""
         return None
 
-    def admit(self, position: np.ndarray) -> np.ndarray:
-        """Particles (n, d), in working precision, as the run begins with them.
+    def admit(self, position: np.ndarray, dtype: Any) -> tuple[ParticlePlant, np.ndarray]:
+        """The plant as it runs with these particles (n, d), and them in working precision.
 
         Raises:
             ValueError: they may not start there.
         """
-        return position
+        return self, position.astype(dtype)
 
     @property
     def reference_temperature(self) -> float:
@@ -163,9 +163,10 @@ class ParticleRun(Run):
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64; got {dtype}.")
         words = np.asarray(noise.key_words(key))
-        x = plant.admit(_positions(plant, energy, initial, _other_seed(words), particles).astype(dtype))
-        self.step, self.done, self._failure = float(plant.step), 0, None
         self._dtype, self._schedule, self._energy = dtype, schedule, energy
+        with self._precision():
+            plant, x = plant.admit(_positions(plant, energy, initial, _other_seed(words), particles), dtype)
+        self.step, self.done, self._failure = float(plant.step), 0, None
         self._plant = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, plant)
         self._n = len(x)
         warn_if_unstable(plant, energy, x)

@@ -13,13 +13,15 @@ import numpy as np
 
 from ctrlgen.constraints import Constraints, every, least, moved, total
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.walls import LogBarrier
 from ctrlgen.once import once
+from ctrlgen.plants import noise
 from ctrlgen.plants.base import Plant
 from ctrlgen.plants.ensemble import ParticlePlant, State
 from ctrlgen.plants.grid import FokkerPlanckGrid
 from ctrlgen.plants.particles import GradientFlow, KineticLangevin, Langevin
 from ctrlgen.safety.filter import SafetyFilter
+
+TINY = 1e-30  # stands for h where it is not positive: only at a start on the border
 
 
 class Record(eqx.Module):
@@ -68,7 +70,8 @@ class Guarded(ParticlePlant):
         return self.plant.reshapes_curvature
 
     def lanes(self, dim):
-        return self.plant.lanes(dim)
+        accepts = isinstance(self.plant, KineticLangevin) and self.filter.mode == "barrier_energy"
+        return self.plant.lanes(dim) + accepts
 
     def stability_limit(self, curvature):
         return self.plant.stability_limit(curvature)
@@ -110,26 +113,39 @@ class Guarded(ParticlePlant):
                     stacklevel=4,
                 )
 
-    def admit(self, position):
+    def admit(self, position, dtype):
         inside = self.filter.contains(position)
-        if self.filter.tube is not None or inside.all():
-            return position
-        h = self.filter.values(position)
-        # what rounding to the working precision moved out is moved back by as much
-        x = jnp.asarray(position.T)
-        near = np.asarray(self.constraints.values(x) >= -4 * self.constraints.floors(x, 0.0, self.slack)).all(axis=0)
-        if not (inside | near).all():
+        if self.filter.tube is None and not inside.all():
+            h = self.filter.values(position)
             particle, barrier = np.unravel_index(np.argmin(np.where(inside[:, None], np.inf, h)), h.shape)
             raise ValueError(
                 f"initial must lie in the safe set; {int((~inside).sum())} of {len(h)} particles do not, the worst is "
                 f"particle {particle} with {self.constraints.parts[barrier]!r} = {h[particle, barrier]:.4g}. Draw from "
                 "SafetyFilter.restrict(distribution), or let them in by mode='cbf' with tube=<time>."
             )
-        moved = np.asarray(self.constraints.returned(x, x, 0.0, self.slack, 0.0, False)[0]).T
-        return np.where(inside[:, None], position, moved)
+        cast = position.astype(dtype)
+        lost = inside & ~self.filter.contains(cast)
+        if lost.any():  # what rounding to the working precision moved out is moved back by as much
+            x = jnp.asarray(cast.T)
+            back = np.asarray(self.constraints.returned(x, x, 0.0, self.slack, 0.0, False)[0]).T
+            cast = np.where(lost[:, None], back, cast)
+            still = lost & ~self.filter.contains(cast)
+            if still.any():
+                raise ValueError(
+                    f"dtype must resolve the safe set; rounding to {np.dtype(dtype).name} moves {int(still.sum())} of "
+                    f"{len(cast)} particles out of it, and none of that type is near. Pass dtype=np.float64."
+                )
+        if all(part.field.expr is not None for part in self.constraints):
+            return self, cast
+        some = np.linspace(0, len(position) - 1, min(len(position), 512)).astype(int)
+        seen = self.constraints.calibrate(position[some])
+        return eqx.tree_at(lambda g: g.slack, self, np.maximum(self.slack, seen)), cast
 
     def prepare(self, energy, state, temperature):
-        inner = self.plant.prepare(self._inner_energy(energy, jnp.zeros((), state.position.dtype)), state, temperature)
+        kinetic = isinstance(self.plant, KineticLangevin)
+        own = energy if kinetic else self._inner_energy(energy, jnp.zeros((), state.position.dtype))
+        lanes, last = noise.cut(state.lanes, self.plant.lanes(self.dim))
+        inner = self.plant.prepare(own, State(state.position, lanes, state.step), temperature)
         x, m = state.position, len(self.constraints)
         depth = None
         if self.filter.tube is not None:
@@ -143,7 +159,7 @@ class Guarded(ParticlePlant):
             parts |= {"active": count, "infeasible": count, "residual": jnp.zeros(shape, x.dtype)}
             parts |= {"effort": jnp.zeros((2, *shape), x.dtype), "multipliers": jnp.zeros((m, *shape), x.dtype)}
         record = Record(**parts)
-        return State(inner.position, inner.lanes, inner.step, (inner.memory, record, depth))
+        return State(inner.position, noise.join(inner.lanes, last), inner.step, (inner.memory, record, depth))
 
     def move(self, energy, state, temperature):
         memory, record, depth = state.memory
@@ -152,8 +168,7 @@ class Guarded(ParticlePlant):
         t = state.step.astype(h.dtype) * h
         levels = self._levels(t + h, depth)[0]
         if isinstance(self.plant, KineticLangevin):
-            keep = lambda y: self.constraints.inside(y, t + h, self.slack)  # noqa: E731
-            after, left = self.plant.move(self._inner_energy(energy, t), inner, temperature, keep), None
+            after, left = self._kinetic(energy, inner, temperature, t), None
         elif self.scheme == "mala":
             energy = self._inner_energy(energy, t)
             if callable(self.filter.mu) and self.filter.mode == "barrier_energy":
@@ -163,6 +178,26 @@ class Guarded(ParticlePlant):
             after, record, left = self._split(energy, inner, temperature, record, depth, t, h)
         record = self._look(record, after.position, t + h, levels, left)
         return State(after.position, after.lanes, after.step, (after.memory, record, depth))
+
+    def _kinetic(self, energy: Energy, state: State, temperature: Any, t: Any) -> State:
+        """Free flights that leave are not made; with a barrier a flight is accepted by its ratio of Π h^{μ/ε}."""
+        plant, c = self.plant, self.constraints
+        assert isinstance(plant, KineticLangevin)
+        if self.filter.mode == "reflected":
+            return plant.move(energy, state, temperature, lambda k, x, y: c.inside(y, 0.0, self.slack))
+        own, last = noise.cut(state.lanes, -1)
+        first, last = noise.bits(last)
+        second, last = noise.bits(last)
+        mu = self._cut(energy, t).mu
+
+        def keep(k: int, x: Any, y: Any) -> Any:
+            inside = c.inside(y, 0.0, self.slack)
+            ratio = total(jnp.log(jnp.where(inside, c.values(y), 1)) - jnp.log(jnp.maximum(c.values(x), TINY)))
+            level = jnp.log(noise.uniform((first, second)[k][0], x.dtype))
+            return inside & (level * temperature < jnp.asarray(mu, x.dtype) * ratio)
+
+        after = plant.move(energy, State(state.position, own, state.step, state.memory), temperature, keep)
+        return State(after.position, noise.join(after.lanes, last), after.step, after.memory)
 
     def _split(self, energy, state, temperature, record, depth, t, h) -> tuple[State, Record, Any]:
         """One step by drift and noise, filtered, and brought back."""
@@ -195,7 +230,8 @@ class Guarded(ParticlePlant):
             if self.filter.mode == "cbf":
                 drift = drift + self._program(drift, column, s, 0.0, own[0][:, None] if own else None).delta
             else:
-                drift = -self._inner_energy(energy, s).slope(column)
+                cut = self._cut(energy, s)  # without room: the method finds its own steps
+                drift = -eqx.tree_at(lambda c: c.room, cut, jnp.zeros((), column.dtype)).slope(column)
             return drift[:, 0]
 
         return plant.follow(velocity, x, t, *([] if depth is None else [depth]))
@@ -215,17 +251,14 @@ class Guarded(ParticlePlant):
     def _inner_energy(self, energy: Energy, t: Any) -> Energy:
         """The energy that the scheme is given: infinite outside, or with the barrier, cut where steps are too long."""
         if self.filter.mode == "reflected":
-            return _Sum(energy, self.filter.walls, 1.0)
+            return _Walled(energy, self.constraints, self.slack)
         if self.filter.mode == "cbf":
             return energy
-        if self.scheme == "adaptive":
-            return _Sum(energy, self.filter.barrier, self._cut(energy, t).mu)
         return self._cut(energy, t)
 
     def _cut(self, energy: Energy, t: Any) -> _Cut:
         mu = self.filter.mu(t) if callable(self.filter.mu) else self.filter.mu
-        room = self.step**2 if isinstance(self.plant, KineticLangevin) else self.step
-        return _Cut(energy, self.filter.barrier, mu, room, self._mobility)
+        return _Cut(energy, self.constraints, self.slack, mu, self.step, self._mobility)
 
     @property
     def _mobility(self) -> Any:
@@ -247,22 +280,22 @@ class Guarded(ParticlePlant):
         )
 
 
-class _Sum(Energy):
-    """E + μ B, with μ that may be traced."""
+class _Walled(Energy):
+    """E inside, +∞ outside, for a Metropolis step."""
 
     energy: Energy
-    other: Energy
-    weight: Any
+    constraints: Constraints = eqx.field(static=True)
+    slack: Any
     dim: int = eqx.field(static=True)
 
-    def __init__(self, energy: Energy, other: Energy, weight: Any):
-        self.energy, self.other, self.weight, self.dim = energy, other, weight, energy.dim
+    def __init__(self, energy: Energy, constraints: Constraints, slack: Any):
+        self.energy, self.constraints, self.slack, self.dim = energy, constraints, slack, energy.dim
 
     def potential(self, x):
-        return self.energy.potential(x) + jnp.asarray(self.weight, x.dtype) * self.other.potential(x)
+        return jnp.where(self.constraints.inside(x, 0.0, self.slack), self.energy.potential(x), jnp.inf)
 
     def slope(self, x):
-        return self.energy.slope(x) + jnp.asarray(self.weight, x.dtype) * self.other.slope(x)
+        return self.energy.slope(x)
 
 
 class _Cut(Energy):
@@ -276,18 +309,21 @@ class _Cut(Energy):
     """
 
     energy: Energy
-    barrier: LogBarrier
+    constraints: Constraints = eqx.field(static=True)
+    slack: Any
     mu: Any
     room: Any
     mobility: Any
     dim: int = eqx.field(static=True)
 
-    def __init__(self, energy: Energy, barrier: LogBarrier, mu: Any, room: Any, mobility: Any):
-        self.energy, self.barrier, self.dim = energy, barrier, energy.dim
-        self.mu, self.room, self.mobility = mu, room, mobility
+    def __init__(self, energy: Energy, constraints: Constraints, slack: Any, mu: Any, room: Any, mobility: Any):
+        self.energy, self.constraints, self.dim = energy, constraints, energy.dim
+        self.slack, self.mu, self.room, self.mobility = slack, mu, room, mobility
 
     def potential(self, x):
-        return self.energy.potential(x) + jnp.asarray(self.mu, x.dtype) * self.barrier.potential(x)
+        inside = self.constraints.inside(x, 0.0, self.slack)
+        height = -total(jnp.log(jnp.where(inside, self.constraints.values(x), 1)))
+        return jnp.where(inside, self.energy.potential(x) + jnp.asarray(self.mu, x.dtype) * height, jnp.inf)
 
     def slope(self, x):
         return self.energy.slope(x) + self.push(x)
@@ -296,7 +332,7 @@ class _Cut(Energy):
         """-Σ μ ∇h/h, cut: the barrier's part of the slope."""
         mu, room = jnp.asarray(self.mu, x.dtype), jnp.asarray(self.room, x.dtype)
         out = jnp.zeros_like(x)
-        for part in self.barrier.constraints:
+        for part in self.constraints:
             value, slope = part.value(x), part.gradient(x)
             near = room * mu * total(slope * moved(self.mobility, slope))
             square = jnp.maximum(jnp.where(value > 0, value * value, 0), near)

@@ -122,7 +122,7 @@ class Langevin(ParticlePlant):
         backward = jnp.sum(back * _solve(self.root, back), axis=0) / (4 * h)
         forward = temperature * jnp.sum(xi * xi, axis=0) / 2
         log_ratio = (value - new_value - backward + forward) / jnp.where(temperature > 0, temperature, 1)
-        accept = (jnp.log(noise.uniform(word[0], x.dtype)) < log_ratio) | (temperature <= 0)
+        accept = (jnp.log(noise.uniform(word[0], x.dtype)) < log_ratio) | ((temperature <= 0) & jnp.isfinite(new_value))
         memory = (
             jnp.where(accept, new_value, value),
             jnp.where(accept, new_slope, slope),
@@ -176,9 +176,10 @@ class KineticLangevin(ParticlePlant):
         xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
         return State(x, lanes, state.step, (jnp.sqrt(temperature) * xi, energy.slope(x)))
 
-    def move(self, energy, state, temperature, inside: Callable | None = None):
-        """One step. `inside` (d, n) -> (n,) keeps particles in a set: a drift that would leave it is not made, and the
-        velocity turned round, which leaves the restricted measure invariant.
+    def move(self, energy, state, temperature, accept: Callable | None = None):
+        """One step. `accept` (which flight, from, to) -> (n,) may refuse free flights, to keep particles in a set.
+
+        Such a flight is not made and the velocity turned round, which leaves the measure with that weight invariant.
 
         Reference: Fang, Sanz-Serna and Skeel, J. Chem. Phys. 140 (2014) 174108 (a rejection that flips is reversible).
         """
@@ -187,9 +188,9 @@ class KineticLangevin(ParticlePlant):
         decay = jnp.exp(-gamma * h)
         xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
         velocity = velocity - h / 2 * slope
-        x, velocity = _drifted(x, velocity, h / 2, inside)
+        x, velocity = _flown(x, velocity, h / 2, accept, 0)
         velocity = decay * velocity + jnp.sqrt(temperature * (1 - decay * decay)) * xi
-        x, velocity = _drifted(x, velocity, h / 2, inside)
+        x, velocity = _flown(x, velocity, h / 2, accept, 1)
         slope = energy.slope(x)
         return State(x, lanes, state.step, (velocity - h / 2 * slope, slope))
 
@@ -294,13 +295,15 @@ def _adaptive(velocity: Callable, x: jax.Array, t: jax.Array, h: jax.Array, tole
     return jax.vmap(one, in_axes=(1, *(-1 for _ in extra)), out_axes=1)(x, *extra)
 
 
-def _drifted(x: jax.Array, velocity: jax.Array, span: Any, inside: Callable | None) -> tuple[jax.Array, jax.Array]:
-    """Positions and velocities after a free flight, which is not made where it would leave."""
+def _flown(
+    x: jax.Array, velocity: jax.Array, span: Any, accept: Callable | None, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Positions and velocities after a free flight, which is not made where it is not accepted."""
     y = x + span * velocity
-    if inside is None:
+    if accept is None:
         return y, velocity
-    stays = inside(y)
-    return jnp.where(stays, y, x), jnp.where(stays, velocity, -velocity)
+    made = accept(k, x, y)
+    return jnp.where(made, y, x), jnp.where(made, velocity, -velocity)
 
 
 def _apply(matrix: Any, x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import sympy as sp
 
 from ctrlgen.constraints import Constraint, Constraints
 from ctrlgen.domain import Ball, Box, Complement, Domain, Intersection, Sublevel
+from ctrlgen.energies.base import Energy
 from ctrlgen.energies.safe_sets import deep_point
 from ctrlgen.field import Field
 from ctrlgen.formula import derivative
@@ -20,7 +21,9 @@ from ctrlgen.precision import float64
 
 DRAWS = 4000  # points at which sets and their borders are looked for
 WIDTHS = (0.1, 10.0)  # of the Gaussians that they are drawn from
+CLIMBS, CLIMB_STEPS = 256, 100  # towards a set that no point was drawn in
 STARTS = 64  # descents to points of the border without a normal
+STEEP = 1e-6  # |∇h| there, relative to |∇²h| and the size of the coordinates
 FLAT = 1e-7  # |h| and |∇h| there, relative to what they are around it
 
 
@@ -43,6 +46,8 @@ def read_constraints(barriers: Any) -> Constraints:
 
 
 def _read(item: Any, first: int) -> list[Constraint]:
+    if isinstance(item, Energy):
+        return [Constraint(Field(item, [f"x{i + 1}" for i in range(item.dim)]), name=f"h[{first}]")]
     if isinstance(item, Domain):
         return [Constraint(field, name=f"h[{first + j}]") for j, field in enumerate(_fields(item))]
     if isinstance(getattr(item, "field", None), Field) and hasattr(type(item), "safe_set"):
@@ -82,7 +87,7 @@ def check_not_empty(constraints: Constraints) -> None:
     """Refuse a safe set at rest in which no point is found."""
     if constraints.moving:
         return
-    if deep_point(constraints) is not None:
+    if deep_point(constraints) is not None or _climbed(constraints):
         return
     if all(p.field.expr is not None for p in constraints):
         names = tuple(sp.Symbol(f"x{i + 1}", real=True) for i in range(constraints.dim))
@@ -93,13 +98,31 @@ def check_not_empty(constraints: Constraints) -> None:
             Intersection(*whole).interior_point(names)
         except ValueError as error:
             raise ValueError(
-                f"barriers must leave a safe set with room in it; it appears to be empty: {error}"
+                f"barriers must leave a safe set with room in it; none was found, it appears to be empty: {error}"
             ) from None
     else:
         raise ValueError(
             "barriers must leave a safe set with room in it; no point with every h > 0 was found around the origin. "
             "Check the signs: safe is h ≥ 0."
         )
+
+
+def _climbed(constraints: Constraints) -> bool:
+    """Whether Newton's steps towards the border of what is violated most, taken too long, lead to a point inside."""
+    functions = [_numeric(part)[:2] for part in constraints]
+    x = draws(constraints.dim)[:CLIMBS]
+    for _ in range(CLIMB_STEPS):
+        with np.errstate(all="ignore"):
+            h = np.stack([value(x) for value, _ in functions])
+            if (h > 0).all(axis=0).any():
+                return True
+            g = np.stack([slope(x) for _, slope in functions])
+            length = (g**2).sum(axis=2)
+            worst = np.argmin(np.nan_to_num(h / np.sqrt(length), nan=np.inf), axis=0)
+            at = np.arange(len(x))
+            step = -1.2 * (h[worst, at] / length[worst, at])[:, None] * g[worst, at]
+        x = np.where(np.isfinite(step), x + step, x)
+    return False
 
 
 def check_borders(constraints: Constraints) -> None:
@@ -143,6 +166,8 @@ def flat_point(part: Constraint) -> np.ndarray | None:
             y = y - step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
         around = _around(value, slope, y)
         flat = (np.abs(value(y)) <= FLAT * around[0]) & (np.linalg.norm(slope(y), axis=1) <= FLAT * around[1])
+        bends = np.linalg.norm(bend(y), axis=(1, 2))
+        flat &= np.linalg.norm(slope(y), axis=1) <= STEEP * bends * (1 + np.abs(y).max(axis=1))
     flat &= np.abs(y).max(axis=1) <= reach
     return y[np.argmax(flat)] if flat.any() else None
 

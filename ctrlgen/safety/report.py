@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,14 +99,22 @@ class SafetyReport:
         return f"<table><caption>SafetyReport</caption>{rows}</table>"
 
 
-def report(record: Any, safety: SafetyFilter, steps: int, step: float) -> SafetyReport:
-    """What a filtered run of so many steps has counted; `record` is `plants.guarded.Record` of NumPy arrays."""
+def report(record: Any, safety: SafetyFilter, steps: int, step: float, kept: Sequence[Any] = ()) -> SafetyReport:
+    """What a filtered run of so many steps has counted; `record` is `plants.guarded.Record` of NumPy arrays.
+
+    Of functions without a formula, whose rounding is only estimated, the densities that were kept (after the start) are
+    looked at again in float64: what they show and the loop did not is counted.
+    """
     n = len(record.violated)
     looked = n * steps
     if looked == 0:
         return SafetyReport(mode=safety.mode, looked=0, violations=None, worst_depth=None, least=None)
     out = int(record.violated.sum(dtype=np.int64))
     least = float(record.lowest.min())
+    guessed = any(part.field.expr is None and not part.moving for part in safety.constraints)
+    if guessed and safety.tube is None and kept:
+        worst = np.stack([safety.values(x) for x in kept]).min(axis=2)
+        out, least = max(out, int((~(worst >= 0)).sum())), min(least, float(worst.min()))
     rest: dict[str, Any] = {}
     if record.active is not None:
         rest = {

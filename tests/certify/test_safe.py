@@ -172,3 +172,48 @@ def test_a_set_that_is_not_convex_has_no_rate_from_convexity():
     verdict = cg.KLLyapunov(loop.energy, 0.5).verify(loop, measure=False)
     assert verdict.rate is None
     assert verdict.status is Status.UNDECIDED
+
+
+def test_walls_of_the_controller_itself_are_not_the_filters():
+    """Only the filter's set reflects: a controller with walls of its own loses its particles through them."""
+    energy = cg.Quadratic(np.eye(1))
+    small, big = (cg.SafetyFilter(cg.Box([-a], [a]), mode="reflected") for a in (0.1, 3.0))
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 1e-3), small.energy(energy), safety=big)
+    assert cg.KLLyapunov(loop.energy, 1.0).verify(loop, measure=False).status is Status.UNDECIDED
+    left, right = (cg.SafetyFilter(cg.Box([a], [a + 1]), mode="reflected") for a in (-3, 2))
+    for plant in (cg.Langevin(1.0, 1e-3), cg.Langevin(1.0, 1e-3, scheme="mala")):
+        apart = cg.ClosedLoop(plant, right.energy(energy), safety=left)
+        assert cg.KLLyapunov(apart.energy, 1.0).verify(apart, measure=False).status is Status.UNDECIDED
+    assert cg.log_sobolev(left.energy(right.energy(energy)), 1.0).status is Status.UNDECIDED
+    barrier = cg.SafetyFilter(cg.Box([-1], [1]), mode="barrier_energy", mu=0.05).energy(energy)
+    alone = cg.ClosedLoop(cg.Langevin(1.0, 1e-4), barrier)
+    assert cg.KLLyapunov(barrier, 1.0).verify(alone, measure=False).status is Status.UNDECIDED
+    gauss = cg.ClosedLoop(cg.GaussianPlant(1.0), small.energy(energy))
+    assert cg.KLLyapunov(small.energy(energy), 1.0).verify(gauss, measure=False).status is Status.UNDECIDED
+
+
+def test_constants_of_symmetric_boxes_are_numbers():
+    for a in np.linspace(0.1, 9.9, 23):
+        energy = cg.SafetyFilter(cg.Box([-a], [a]), mode="barrier_energy", mu=1.0).energy(cg.Quadratic(np.eye(1)))
+        assert 1 + 8 / (2 * a) ** 2 * (1 - 1e-12) <= energy.properties.hessian_lower <= (1 + 8 / (2 * a) ** 2) * (1 + 1e-12)
+
+
+def test_a_gain_is_judged_on_the_values_of_h_alone():
+    """α(z) = z (100 - z) is negative from z = 100 on, which h = 1 - x² never reaches."""
+    line = cg.BarrierFunction("1 - x**2", ["x"])
+    assert cg.SafetyFilter(line, "h*(100 - h)").verify().status is Status.PROVED
+    odd = cg.SafetyFilter(line, "h*(100 - h)").verify(temperature=0.01)
+    assert odd.status is Status.PROVED
+
+
+def test_a_domain_is_part_of_the_claim():
+    line = cg.SafetyFilter(cg.BarrierFunction("1 - x**2", ["x"]))
+    part = line.verify(temperature=1, domain=cg.Box([0.8], [1.0]))
+    assert part.status is Status.PROVED
+    assert "safe state of the domain" in part.claim
+    assert "nothing is said of states outside the domain" in part.assumptions
+    assert line.verify(temperature=1).status is Status.REFUTED
+    flow = line.verify(domain=cg.Box([0.8], [1.0]))
+    assert "a trajectory is followed only while it stays in the domain" in flow.assumptions
+    with pytest.raises(ValueError, match="metric must be"):
+        line.verify(1.0, metric=[-1.0])
