@@ -154,7 +154,7 @@ class Constraint:
     # The way back ----------------------------------------------------------------------------------------------
 
     def returned(self, x: Any, t: Any, floor: Any, level: Any, mirror: bool, mobility: Any = None) -> Any:
-        """x where h ≥ level + floor; else its mirror image in, or its projection to, {h = level + 2 floor}.
+        """x where h ≥ level + 1.5 floor; else its mirror image in, or its projection to, {h = level + 2 floor}.
 
         Exact for half-spaces and, with the Euclidean metric, for balls and complements of balls; one step of Newton for
         others, along K∇h, the normal in the metric K⁻¹: reflection along it keeps a Gibbs measure.
@@ -166,7 +166,7 @@ class Constraint:
             mobility: K, (d,) or (d, d); the identity when omitted.
         """
         value = self.value(x, t)
-        outside = ~(value >= level + floor)
+        outside = ~(value >= level + 1.5 * floor)  # more than what `inside` asks: the two are rounded apart
         eps = 2 * jnp.finfo(x.dtype).eps
         if self.shape is None or self.shape.kind == "half-space" or mobility is not None:
             slope = self.gradient(x, t)
@@ -450,7 +450,7 @@ class Constraints:
             value = b[j] - jnp.tensordot(a[j], y, axes=1, precision=EXACT)
             target = levels[j] + 2 * floors[j] + 2 * jnp.finfo(x.dtype).eps * jnp.abs(a[j]) @ jnp.abs(y)
             push = (1 + mirror) * (target - value) / square[j]
-            return jnp.where(value >= levels[j] + floors[j], y, y - push * normals[j][:, None])
+            return jnp.where(value >= levels[j] + 1.5 * floors[j], y, y - push * normals[j][:, None])
 
         return jax.lax.fori_loop(0, len(self), one, x)
 

@@ -296,3 +296,14 @@ def test_density_and_factors_behind_walls():
     assert gibbs.log_density(np.array([[3.0, 0.0]]))[0] == -np.inf
     assert gibbs.factors == ((ROUND, 1.0), (walls, 1.0))
     np.testing.assert_allclose(gibbs.bounds, [[-2, -2], [2, 2]], atol=0.2)
+
+
+def test_draws_reach_every_part_of_a_set():
+    """h is positive on -3 < x < -2 and 1 < x < 1.1; the shares are those of h exp(-x²/2) by quadrature."""
+    h = "-(x - 1)*(x - 11/10)*(x + 2)*(x + 3)"
+    x = np.concatenate([np.linspace(-3, -2, 20_001), np.linspace(1, 1.1, 2_001)])[:, None]
+    density = np.maximum(-(x - 1) * (x - 1.1) * (x + 2) * (x + 3), 0.0) ** 0.05 * np.exp(-(x**2) / 2)
+    share = density[20_001:].sum() / density.sum()  # both are spaced by 5e-5
+    drawn = cg.Gibbs(cg.Quadratic([[1.0]]) + 0.05 * LogBarrier(safe(h, dim=1)), 1.0).sample(0, 20_000)
+    assert share > 0.3
+    assert abs((drawn > 0).mean() - share) < 3.5 * (share * (1 - share) / 20_000) ** 0.5

@@ -198,7 +198,7 @@ def test_safe_sets_that_cannot_be_drawn():
 
 @pytest.mark.parametrize(("mode", "certified"), [("reflected", True), ("barrier_energy", True), ("cbf", False)])
 def test_a_filtered_response_shows_its_safe_set(mode, certified):
-    safety = cg.SafetyFilter(DISC, mode=mode)
+    safety = cg.SafetyFilter(DISC, 5.0, mode=mode)
     loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01), QUADRATIC, safety=safety)
     response = loop.simulate(safety.restrict(cg.Gaussian([0.0, 0.0], 0.3)), 0.2, record=3, particles=300)
     axes = response.plot()

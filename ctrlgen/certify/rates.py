@@ -30,7 +30,7 @@ SIDES = {1: (100, 200, 400, 800, 1600, 3200, 6400), 2: (40, 80, 160, 320)}  # ce
 WIDER = 0.08  # of the box, added on each side to see what the border does
 TRUST = 0.1  # of the tolerance: what that may change the gap by, or the box grows
 GROWTH = 1.5  # a step, as long as a step changes the gap
-WIDEST = {1: 15_000, 2: 50_000}  # cells of the box that grows
+WIDEST = {1: 8_000, 2: 20_000}  # cells of the box that grows
 ROUNDING = 1e-14  # of the generator's norm: what its eigenvalues are known to
 STAIRS = 16  # grids over which the effect of a staircase is averaged
 LINES = 321  # along each axis of the plane, on which a flat wall is looked for: no fewer than the finest grid has cells
@@ -83,13 +83,13 @@ def spectral_gap_rate(
         energy: E, in one or two dimensions.
         temperature: ε > 0 [energy].
         bounds: (lower, upper) per axis of a box with a reflecting border; when omitted, a box that leaves out 1e-10 of
-            the Gibbs mass at each face.
+            the Gibbs mass at each face, grown at the faces at which that changes the gap, until it does not.
         tolerance: relative difference of two extrapolations that ends the refinement.
         sides: cells a side to go through, at least three numbers, each twice the one before.
 
     Returns:
         The rate. Its error, not a statistical one, is the difference of the last two extrapolations, what a wider box
-        changes (where the box was found), and the rounding of the eigenvalue. At staircases, in place of the first:
+        still changes, to its limit (where the box was found), and the rounding of the eigenvalue. At staircases, in place of the first:
         three standard errors of the fit, from its residuals, and what a parabola in place of the line changes.
 
     Raises:
@@ -169,8 +169,9 @@ def _grown(
     if change <= TRUST * tolerance * abs(value) + rounding:
         return box, change
     faces = np.eye(2 * len(box), dtype=int).reshape(-1, len(box), 2)
-    moved = sum(face * (abs(at(more * face)[1] - last) > TRUST * change) for face in faces)
-    moved = moved if np.any(moved) else np.ones_like(faces[0])
+    alone = np.array([abs(at(more * face)[1] - last) for face in faces])
+    moved = (faces * (alone > TRUST * change)[:, None, None]).sum(axis=0)
+    moved = moved if moved.any() else np.ones_like(moved)
     wide, changes, growth = box, [], GROWTH
     while True:
         extra = round((growth - 1) * side) * moved

@@ -24,6 +24,7 @@ _NODES = 5  # Gauss-Legendre nodes across and along the lines of a cell
 _LOOKS = 5  # points of a line at which it is seen on which side of the walls it is
 _ROOT = 14  # steps of the search for a crossing
 _CURVED = 2.0  # times the first-order change of h over a cell: beyond it, no wall passes
+_LINEAR = 0.5  # times that change, and times |h|: farther from linear, how walls pass is not known
 _BATCH = 4096  # points a call, always the same number: one compilation
 _DRAWS = 200_000  # for the share of the mass behind the walls, where draws are exact and cheap
 _FEW_DRAWS = 20_000  # elsewhere
@@ -99,19 +100,22 @@ class Behind:
                 out.append(np.asarray(_called(function, self.constraints, padded.T))[..., : len(part)])
         return np.concatenate(out, axis=-1)
 
-    def ranges(self, centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def ranges(self, centre: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, ...]:
         """What walls do to cells.
 
         Args:
             centre, half: (n, d).
 
         Returns:
-            About the range of each h, low and high (m, n); the axis (n,) along which walls are best crossed; and
-            whether a wall leaves the cell through other sides than those two (n,): then what a line holds has a kink.
+            About the range of each h, low and high (m, n); the axis (n,) along which walls are best crossed;
+            whether a wall leaves the cell through other sides than those two (n,): then what a line holds has a kink;
+            and whether h is too far from linear in the cell for any of this to be relied on (n,).
         """
         corners = centre[:, None, :] + half[:, None, :] * self.corners
         at = self.values(corners.reshape(-1, self.dim)).reshape(len(self.constraints), len(centre), -1)
-        value, slope = self.values(centre), np.abs(self.slopes(centre)) * half.T
+        value, slope = self.values(centre), self.slopes(centre) * half.T
+        off = np.abs(at - value[:, :, None] - np.einsum("mdn,cd->mnc", slope, self.corners)).max(axis=2)
+        slope = np.abs(slope)
         change = slope.sum(axis=1)
         low = np.minimum(value - _CURVED * change, at.min(axis=2))
         high = np.maximum(value + _CURVED * change, at.max(axis=2))
@@ -123,7 +127,9 @@ class Behind:
         beyond = (np.where(end, ~side, True).all(axis=2) for end in (~upper, upper))
         across = (top & next(beyond)) | (bottom & next(beyond))
         low, high = np.nan_to_num(low, nan=-np.inf), np.nan_to_num(high, nan=np.inf)
-        return low, high, axis, (~across & (low < 0) & (high > 0)).any(axis=0) & (self.dim > 1)
+        bent = (off > _LINEAR * change) & (off >= _LINEAR * np.abs(value))
+        unsure = bent.any(axis=0) & ~((high < 0) & ~bent).any(axis=0)
+        return low, high, axis, (~across & (low < 0) & (high > 0)).any(axis=0) & (self.dim > 1), unsure
 
     def slices(self, centre: np.ndarray, half: np.ndarray, axis: np.ndarray, height: Any) -> np.ndarray:
         """∫ exp(-height) over the part of each cell (n, d) that is inside, along lines parallel to its axis.

@@ -9,6 +9,9 @@ from scipy.linalg import eigh_tridiagonal
 
 import ctrlgen as cg
 from ctrlgen.certify.rates import Rate, _at_no_width, _cut_to_walls, fitted_rate, spectral_gap_rate
+from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.energies.walls import Walls
+from ctrlgen.field import Field
 
 WELL = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])
 
@@ -179,6 +182,28 @@ def test_the_line_to_no_width():
     bent, allowed = _at_no_width(width, 2 - 3 * width + 20 * width**2)
     assert abs(bent - 2) <= allowed
     assert _at_no_width(width, 0.0 * width) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("length", [20, 50])
+def test_a_mode_that_reaches_farther_than_the_mass(length):
+    """E = 3x between walls: ε/4 (E'/ε)² + ε (π/L)², though all but 1e-10 of the mass is in the first 7.7."""
+    inside = Constraints([Constraint(Field(f"x*({length} - x)", ["x"]))])
+    rate = spectral_gap_rate(cg.SymbolicEnergy("3*x", ["x"]) + Walls(inside), 1.0)
+    exact = 2 * (9 / 4 + (np.pi / length) ** 2)
+    assert abs(rate.value - exact) <= rate.error
+    assert rate.error < 2e-3 * exact
+
+
+def test_the_border_of_a_half_line_is_in_the_error():
+    inside = Constraints([Constraint(Field("x", ["x"]))])
+    rate = spectral_gap_rate(cg.SymbolicEnergy("3*x", ["x"]) + Walls(inside), 1.0)
+    assert abs(rate.value - 4.5) <= rate.error < 1e-2
+
+
+def test_rooms_that_a_lattice_misses_have_no_gap():
+    inside = Constraints([Constraint(Field("-(x - 1)*(x - 11/10)*(x + 2)*(x + 3)", ["x"]))])
+    rate = spectral_gap_rate(cg.Quadratic([[1.0]]) + Walls(inside), 1.0)
+    assert 0 <= rate.value <= rate.error < 1e-5
 
 
 # Fitted rates -----------------------------------------------------------------------------------------------

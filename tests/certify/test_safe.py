@@ -195,7 +195,8 @@ def test_walls_of_the_controller_itself_are_not_the_filters():
 def test_constants_of_symmetric_boxes_are_numbers():
     for a in np.linspace(0.1, 9.9, 23):
         energy = cg.SafetyFilter(cg.Box([-a], [a]), mode="barrier_energy", mu=1.0).energy(cg.Quadratic(np.eye(1)))
-        assert 1 + 8 / (2 * a) ** 2 * (1 - 1e-12) <= energy.properties.hessian_lower <= (1 + 8 / (2 * a) ** 2) * (1 + 1e-12)
+        bound = 1 + 8 / (2 * a) ** 2
+        assert bound * (1 - 1e-12) <= energy.properties.hessian_lower <= bound * (1 + 1e-12)
 
 
 def test_a_gain_is_judged_on_the_values_of_h_alone():

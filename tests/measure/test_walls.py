@@ -174,3 +174,45 @@ def test_kl_is_infinite_outside():
     with pytest.raises(ValueError, match=r"KL is infinite: 1 of 20 particles are outside .* the first is row 7"):
         measure.kl(np.where(np.arange(20)[:, None] == 7, -1.0, 1.0) * np.random.default_rng(0).random((20, 2)), energy,
                    EPS)  # fmt: skip
+
+
+# Parts of a set that a lattice misses ------------------------------------------------------------------------------
+
+
+def between(low, high):
+    return stats.norm.cdf(high) - stats.norm.cdf(low)
+
+
+ROOMS = "-(x - 1)*(x - 11/10)*(x + 2)*(x + 3)"  # [-3, -2] and [1, 1.1], which holds 41 % of the mass
+TWO_ROOMS = math.log(between(-3, -2) + between(1, 1.1))
+STRIPES = math.log(sum(between(2 * k * math.pi / 40, (2 * k + 1) * math.pi / 40) for k in range(-100, 100)))
+
+
+def barred(low, high):
+    """∫ h exp(-x²/2) between two roots of h."""
+    h = lambda x: -(x - 1) * (x - 1.1) * (x + 2) * (x + 3)  # noqa: E731
+    return quad(lambda x: h(x) * math.exp(-x * x / 2), low, high, epsabs=0, epsrel=1e-11)[0]
+
+
+MISSED = {
+    "1-D": (quadratic(1) + Walls(safe(ROOMS, dim=1)), free(1, 1) + TWO_ROOMS),
+    "2-D": (quadratic() + Walls(safe(ROOMS)), free(2, 1) + TWO_ROOMS),
+    "3-D": (quadratic(3) + Walls(safe(ROOMS, dim=3)), free(3, 1) + TWO_ROOMS),
+    "barrier": (quadratic(1) + LogBarrier(safe(ROOMS, dim=1)), math.log(barred(-3, -2) + barred(1, 1.1))),
+    "length": (Walls(safe(ROOMS, dim=1)), math.log(1.1)),
+    "stripes": (quadratic(1) + Walls(safe("sin(40*x)", dim=1)), free(1, 1) + STRIPES),
+    "stripes, 2-D": (quadratic() + Walls(safe("sin(40*x)")), free(2, 1) + STRIPES),
+    "discs": (Walls(safe("-((x - 3)^2 + y^2 - 1)*((x + 3)^2 + y^2 - 1/400)")), math.log(math.pi * (1 + 1 / 400))),
+}
+
+
+@pytest.mark.parametrize(("energy", "expected"), MISSED.values(), ids=MISSED.keys())
+def test_log_z_of_a_set_in_parts(energy, expected):
+    found = measure.log_partition(energy, 1.0)
+    assert abs(found.value - expected) < max(found.error, 1e-12)
+    assert found.error < (0.1 if energy.dim == 3 else 2e-5)
+
+
+def test_an_error_is_never_less_than_what_the_share_of_draws_says():
+    found = measure.log_partition(quadratic() + Walls(safe("sin(150*x)")), 1.0)
+    assert abs(found.value - free(2, 1) - math.log(0.5)) < found.error < 0.1
