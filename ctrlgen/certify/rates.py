@@ -89,8 +89,9 @@ def spectral_gap_rate(
 
     Returns:
         The rate. Its error, not a statistical one, is the difference of the last two extrapolations, what a wider box
-        still changes, to its limit (where the box was found), and the rounding of the eigenvalue. At staircases, in place of the first:
-        three standard errors of the fit, from its residuals, and what a parabola in place of the line changes.
+        still changes, to its limit (where the box was found), and the rounding of the eigenvalue. At staircases, in
+        place of the first: three standard errors of the fit, from its residuals, and what a parabola in place of the
+        line changes.
 
     Raises:
         ValueError: more than two dimensions; an argument is out of range; no Gibbs measure was found.

@@ -79,8 +79,9 @@ def log_partition(
     crossing to crossing. Parts of the set are looked for from points on many scales and from draws of the measure
     without walls, led uphill in h; Z is held against the share of 16,384 draws (32,768 in 3-D) that is inside, and
     where the two stay more than four standard errors apart the difference is the error. A part that no such point
-    reaches, of less than 1e-4 of the mass without walls, may be missed without the error showing it. Above three dimensions log Z is that without walls and the logarithm of their share of its
-    draws, with a standard error; neither path knows walls.
+    reaches, of less than 1e-4 of the mass without walls, may be missed without the error showing it. Above three
+    dimensions log Z is that without walls and the logarithm of their share of its draws, with a standard error; neither
+    path knows walls.
 
     Args:
         energy: E.

@@ -85,7 +85,9 @@ def test_nothing_leaves_at_the_stability_limit(name, mode, scheme):
         assert response.safety.corrected > 0  # it would have left: the test tests something
 
 
-@pytest.mark.parametrize("name", ["disc", "box in 10-D", "function"])
+@pytest.mark.parametrize(
+    "name", ["disc", *(pytest.param(s, marks=pytest.mark.slow) for s in ("box in 10-D", "function"))]
+)
 def test_nothing_leaves_in_double_precision(name):
     none_leaves(name, energy_for(name), "cbf", "euler", 0.2, 50, particles=2000, dtype=np.float64)
 
@@ -554,7 +556,10 @@ def test_a_start_that_is_outside_is_never_taken_for_rounding():
         loop_with(tiny).simulate(np.full((3, 2), 100_000.004), 0.5)
 
 
-@pytest.mark.parametrize(("centre", "power"), [(10.0, 4), (20.0, 6), (100.0, 2), (1000.0, 2)])
+@pytest.mark.parametrize(
+    ("centre", "power"),
+    [(10.0, 4), (1000.0, 2), *(pytest.param(*c, marks=pytest.mark.slow) for c in ((20.0, 6), (100.0, 2)))],
+)
 def test_rounding_takes_hardly_anything_from_a_set_far_from_the_origin(centre, power):
     """Second moment of the uniform law on |x|^p + |y|^p ≤ 1, by quadrature; a crude bound would halve the set."""
     text = f"1 - (x - {centre:g})**{power} - (y - {centre:g})**{power}"
@@ -582,7 +587,7 @@ def test_metropolis_keeps_the_set_when_a_schedule_ends_at_no_temperature(mode):
     assert (np.abs(response.states) <= 1).all()
 
 
-@pytest.mark.parametrize("mu", [0.1, 0.3])
+@pytest.mark.parametrize("mu", [pytest.param(0.1, marks=pytest.mark.slow), 0.3])
 def test_kinetic_particles_have_the_law_of_the_barrier(mu):
     """∝ e^{-5x} (x (2 - x))^μ on [0, 2], by quadrature: a barrier that only pushed would leave a bias at any step."""
     safety = cg.SafetyFilter(cg.Box([0], [2]), mode="barrier_energy", mu=mu)
