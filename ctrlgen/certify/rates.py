@@ -170,8 +170,11 @@ def _grown(
     if change <= TRUST * tolerance * abs(value) + rounding:
         return box, change
     faces = np.eye(2 * len(box), dtype=int).reshape(-1, len(box), 2)
-    alone = np.array([abs(at(more * face)[1] - last) for face in faces])
-    moved = (faces * (alone > TRUST * change)[:, None, None]).sum(axis=0)
+    # a face may matter only where others have moved, as along a bent valley: it is also left out, of all
+    matters = [
+        max(abs(at(more * face)[1] - last), abs(at(more * (1 - face))[1] - value)) > TRUST * change for face in faces
+    ]
+    moved = (faces * np.array(matters)[:, None, None]).sum(axis=0)
     moved = moved if moved.any() else np.ones_like(moved)
     wide, changes, growth = box, [], GROWTH
     while True:

