@@ -72,7 +72,8 @@ def minimum_norm(a: Any, b: Any, again: Callable[[], tuple[Any, Any]] | None = N
     easy, hard = _one_face(a, b)
 
     def rest() -> Solution:
-        return _others(*((a, b) if again is None else (v.astype(dtype) for v in again())), hard, easy)
+        rows, bounds = (a, b) if again is None else again()
+        return _others(rows.astype(dtype), bounds.astype(dtype), hard, easy)
 
     return jax.lax.cond(jnp.any(hard), rest, lambda: easy)
 
