@@ -112,3 +112,9 @@ def test_unknown_public_name_lists_what_exists():
 def test_no_file_of_the_package_is_two_ideas():
     long = {str(p.relative_to(ROOT)): n for p in modules() if (n := len(p.read_text().splitlines())) > 650}
     assert not long
+
+
+def test_every_subpackage_is_installed():
+    listed = (ROOT.parent / "setup.cfg").read_text().split("packages =")[1].split("package_dir")[0].split()
+    found = {f"ctrlgen.{p.parent.name}" for p in ROOT.glob("*/__init__.py")}
+    assert found <= set(listed)
