@@ -20,8 +20,9 @@ from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.guarded import guard, recorded
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
-from ctrlgen.safety.filter import Restricted, SafetyFilter
+from ctrlgen.safety.filter import SafetyFilter
 from ctrlgen.safety.report import report
+from ctrlgen.safety.restricted import Restricted
 
 if TYPE_CHECKING:
     from ctrlgen.certify.verdict import Verdict

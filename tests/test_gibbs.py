@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 import ctrlgen as cg
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.energies.walls import LogBarrier, Walls
 from ctrlgen.field import Field
 from ctrlgen.gibbs import _Rejection

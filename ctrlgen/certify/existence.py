@@ -6,7 +6,8 @@ from ctrlgen.certify.constants import taken_on_trust
 from ctrlgen.certify.pieces import forget
 from ctrlgen.certify.premise import premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.continuity import everywhere
 from ctrlgen.energies.algebra import Composition, parted
 from ctrlgen.energies.analytic import GaussianMixture, Quadratic

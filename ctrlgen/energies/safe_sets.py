@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.energies.spectral import BITS, down, is_positive, spectrum_bounds
 
 REACH = 2.0 ** np.arange(-6, 11)  # how far from the origin a point inside is looked for

@@ -13,7 +13,6 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen.checks import positive
-from ctrlgen.constraints import along
 from ctrlgen.domain import Box, Domain
 from ctrlgen.energies.algebra import compose
 from ctrlgen.energies.base import Energy
@@ -21,6 +20,7 @@ from ctrlgen.energies.walls import LogBarrier, Walls
 from ctrlgen.formula import jax_function
 from ctrlgen.gain import class_k
 from ctrlgen.precision import float64
+from ctrlgen.rows import along
 from ctrlgen.safety.qp import minimum_norm
 from ctrlgen.safety.reading import check_borders, check_not_empty, draws, read_constraints
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ctrlgen.certify.verdict import Verdict
     from ctrlgen.safety.inputs import InputFilter
     from ctrlgen.safety.report import SafetyReport
+    from ctrlgen.safety.restricted import Restricted
 
 Mode = Literal["cbf", "barrier_energy", "reflected"]
 Correction = Literal["mirror", "project"]
-TRIES = 1000  # rounds of drawing in which the safe part of a distribution must be hit
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,8 @@ class SafetyFilter:
         """
         if not callable(getattr(distribution, "sample", None)):
             raise TypeError(f"distribution must have .sample(key, n); got {type(distribution).__name__}.")
+        from ctrlgen.safety.restricted import Restricted
+
         return Restricted(distribution, self)
 
     def correct(self, drift: Any, x: Any, temperature: float = 0.0, time: float = 0.0) -> FilteredDrift:
@@ -354,59 +356,9 @@ class SafetyFilter:
         return points
 
 
-@dataclass(frozen=True)
-class Restricted:
-    """The part of a distribution in a safe set; made by `SafetyFilter.restrict`."""
-
-    distribution: Any
-    filter: SafetyFilter
-
-    @property
-    def dim(self) -> int:
-        """d, the number of coordinates."""
-        return self.filter.dim
-
-    def on_grid(self, grid: Any) -> np.ndarray:
-        """Cell masses of the distribution given that cell centres are inside, of a grid's shape.
-
-        Raises:
-            TypeError: it has no `.log_density`.
-        """
-        if not hasattr(self.distribution, "log_density"):
-            raise TypeError("the distribution needs a .log_density to be put on a grid; pass samples, or cell masses.")
-        masses = np.asarray(grid.discretise(self.distribution))
-        masses = masses * self.filter.walls_on(grid)
-        return masses / masses.sum()
-
-    def sample(self, key: Any, n: int) -> np.ndarray:
-        """n independent samples of the distribution given that they are inside, (n, d), determined by the key.
-
-        Raises:
-            ValueError: hardly any of the distribution is inside.
-        """
-        seeds = np.random.SeedSequence(_entropy(key)).generate_state(TRIES).tolist()
-        kept, missing, drawn = [], n, 0
-        for seed in seeds:
-            x = np.asarray(self.distribution.sample(seed, max(n, 256)), np.float64)
-            inside = x[self.filter.contains(x)]
-            kept.append(inside[:missing])
-            missing, drawn = missing - len(kept[-1]), drawn + len(x)
-            if missing == 0:
-                return np.concatenate(kept)
-        raise ValueError(
-            f"hardly any of the distribution is in the safe set: {n - missing} of {drawn} draws. Take another start."
-        )
-
-
 @partial(jax.jit, static_argnums=0)
 def _corrected(safety: SafetyFilter, drift: Any, x: Any, time: Any, temperature: Any) -> Any:
     return safety.program(drift, x, time, temperature)
-
-
-def _entropy(key: Any) -> int:
-    from ctrlgen.plants.noise import key_words
-
-    return int.from_bytes(np.asarray(key_words(key)).tobytes(), "little")
 
 
 def _alpha(gain: Any) -> Callable:
@@ -426,4 +378,4 @@ def _alpha(gain: Any) -> Callable:
     return lambda h: jnp.broadcast_to(jnp.asarray(function(h)[0], h.dtype), h.shape)
 
 
-__all__ = ["FilteredDrift", "Restricted", "SafetyFilter"]
+__all__ = ["FilteredDrift", "SafetyFilter"]

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 
-from ctrlgen.constraints import along
 from ctrlgen.domain import Box
 from ctrlgen.field import VectorField
 from ctrlgen.precision import float64
+from ctrlgen.rows import along
 from ctrlgen.safety.filter import FilteredDrift, SafetyFilter
 from ctrlgen.safety.qp import minimum_norm
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import sympy as sp
 
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.domain import Ball, Box, Complement, Domain, Intersection, Sublevel
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.safe_sets import deep_point

@@ -9,7 +9,8 @@ from scipy.linalg import eigh_tridiagonal
 
 import ctrlgen as cg
 from ctrlgen.certify.rates import Rate, _at_no_width, _cut_to_walls, fitted_rate, spectral_gap_rate
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.energies.walls import Walls
 from ctrlgen.field import Field
 

@@ -73,7 +73,7 @@ def test_a_domain_larger_than_the_region_does_not_matter():
 
 
 def test_the_refuted_level_is_the_value_at_the_witness_rounded_up():
-    for factor in range(1, 9):
+    for factor in (1, 3, 8):
         scaled = f"{factor}*({V})/7"
         verdict = cg.region_of_attraction(VAN_DER_POL, scaled, S)
         x1, x2 = map(Fraction, verdict.witness)

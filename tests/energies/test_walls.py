@@ -10,7 +10,8 @@ import ctrlgen as cg
 from ctrlgen.certify.existence import gibbs_measure_exists, where_it_escapes
 from ctrlgen.certify.initial_kl import initial_kl
 from ctrlgen.certify.log_sobolev import log_sobolev
-from ctrlgen.constraints import Constraint, Constraints
+from ctrlgen.constraint import Constraint
+from ctrlgen.constraints import Constraints
 from ctrlgen.energies.algebra import parted, slope_at_origin
 from ctrlgen.energies.safe_sets import barrier_bound, bounded, certain_inside, deep_point, tops
 from ctrlgen.energies.walls import LogBarrier, Walls

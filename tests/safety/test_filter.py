@@ -72,13 +72,18 @@ FORMULAS = {
 }
 
 
-OFTEN = {"disc", "annulus", "function"}  # looked at in every run of the tests; the others in the slow ones
+# looked at in every run of the tests; the others in the slow ones
+OFTEN = {("disc", *kind) for kind in MODES} | {("annulus", "cbf", "euler"), ("function", "reflected", "euler")}
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in SETS]
+    ("name", "mode", "scheme"),
+    [
+        pytest.param(name, *kind, marks=[] if (name, *kind) in OFTEN else pytest.mark.slow)
+        for name in SETS
+        for kind in MODES
+    ],
 )
-@pytest.mark.parametrize(("mode", "scheme"), MODES)
 def test_nothing_leaves_at_the_stability_limit(name, mode, scheme):
     response = none_leaves(name, energy_for(name), mode, scheme, 0.95 * 2 / 4, 50)
     if scheme == "euler":
@@ -195,6 +200,7 @@ def test_a_moving_barrier_pushes():
     assert response.safety.violations == 0
 
 
+@pytest.mark.slow
 def test_noise_does_not_cross_a_moving_barrier():
     wall = cg.BarrierFunction("x - t", ["x"], time="t")
     safety = cg.SafetyFilter(wall, 2.0)
@@ -259,6 +265,7 @@ def test_effort_multipliers_and_activity_of_a_constant_push():
     assert report.mean_effort.value == pytest.approx(12.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_long_sums_do_not_lose_their_end():
     """A million small terms in float32, summed plainly, would stop growing."""
     safety = cg.SafetyFilter(cg.BarrierFunction("x", ["x"]), 1e-6)
@@ -286,6 +293,7 @@ def test_a_tube_lets_particles_in_by_its_time():
     assert min(inside[51:]) == 1.0  # from t = 1 + one step on
 
 
+@pytest.mark.slow
 def test_a_tube_follows_its_closed_form_without_noise():
     """With the drift outward the flow rides at the level, which closes as (1 - t/T)²: h - level is 0 at the start."""
     gain, span = 2.0, 1.0
@@ -366,7 +374,7 @@ def test_reflection_in_a_metric_keeps_the_restricted_law(scheme):
 
 
 @pytest.mark.parametrize("plant", [cg.Langevin(0.7, 0.02), cg.Langevin(0.7, 0.3, scheme="mala")], ids=["euler", "mala"])
-@pytest.mark.parametrize("mu", [0.2, 1.5])
+@pytest.mark.parametrize("mu", [0.2, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_a_barrier_energy_has_its_explicit_law(plant, mu):
     """∝ exp(-E/ε) (x - 0.4)^{μ/ε}, by quadrature; below and above μ = ε, where the border is no longer reached."""
     x = cut_normal("barrier_energy", plant, mu=mu)
@@ -379,6 +387,7 @@ def test_a_barrier_energy_has_its_explicit_law(plant, mu):
     agrees(x, first / total, second / total, bias=bias)
 
 
+@pytest.mark.slow
 def test_continuation_ends_at_the_last_mu():
     schedule = lambda t: 0.05 + 2.0 * jnp.exp(-3.0 * t)  # noqa: E731
     for scheme, step in (("mala", 0.2), ("euler", 0.01)):
@@ -492,6 +501,7 @@ def test_an_input_is_filtered_as_by_its_closed_form():
     assert 3.0 <= torn.value[0, 0] <= 4.0
 
 
+@pytest.mark.slow
 def test_a_filtered_loop_in_a_metric_runs():
     # of the second barrier there is no formula
     network = cg.BarrierFunction(lambda x: 2.25 - jnp.sum(jnp.where(x > 0, 1.0, 2.0) * x**2), XY)
@@ -513,7 +523,7 @@ def test_a_gain_that_is_too_low_is_warned_of():
 
 def test_a_long_step_is_mirrored_through_the_ball():
     """Along its ray, at both ends, as often as it takes; nothing piles up on the border."""
-    from ctrlgen.constraints import Constraint
+    from ctrlgen.constraint import Constraint
     from ctrlgen.field import Field
 
     ball = Constraint(Field("1 - x**2 - y**2", XY))
@@ -602,6 +612,7 @@ def test_kinetic_particles_have_the_law_of_the_barrier(mu):
     agrees(x, first / total, second / total, bias=2e-4)
 
 
+@pytest.mark.slow
 def test_functions_without_a_formula_are_watched_where_the_particles_are():
     def h(x):
         return x[1] - jnp.where(x[0] > 0, jnp.sin(0.3 * x[0]), 0.0)
