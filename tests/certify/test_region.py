@@ -116,6 +116,7 @@ def test_bad_input():
         cg.region_of_attraction(["-x"], "x**2", ["x"], cg.Box([-1], [1]) | cg.Box([2], [3]))
 
 
+@pytest.mark.slow
 def test_a_map_must_not_jump_out_of_the_domain():
     # V(f(x)) < V(x) on the whole box, and V ≥ 1/2 on its edge, but from x = 0.7 the map jumps to where V is small
     V = "x**2*(x - 2)**2"

@@ -319,6 +319,7 @@ def test_lower_bound_of_two_components_is_attained(covariance):
     assert known.hessian_upper == pytest.approx(0.7 * np.linalg.eigvalsh(precision)[-1], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [5, 70])
 @pytest.mark.parametrize("d", [3, 40])
 def test_mixtures_of_many_components(d, count):

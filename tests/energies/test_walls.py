@@ -63,6 +63,7 @@ def test_values_are_those_of_the_definition(constraints):
     np.testing.assert_allclose(barrier[inside], -np.log(constraints.at(x[inside])).sum(axis=1), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraints", [BALL, PENTAGON, PROBE], ids=["ball", "pentagon", "no formula"])
 def test_derivatives_are_finite_everywhere_and_right_inside(constraints):
     x, inside = spread(constraints)

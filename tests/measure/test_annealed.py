@@ -47,6 +47,7 @@ def scores(energy, temperature, truth, method, keys, particles=500):
 # Values ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_errors_are_calibrated(method):
     """Twenty keys on Σ xᵢ⁴ in 5-D: the scores have mean 0 and standard deviation 1."""

@@ -439,6 +439,7 @@ def test_metropolis_samples_are_as_near_as_fresh_ones():
     assert "exact" in shift.samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [pytest.param(2.0, marks=pytest.mark.slow), 10.0])
 def test_the_filter_shifts_less_than_the_naive_projection(gain):
     """At equal step, in KL; at a moderate gain in W₂ too."""
@@ -628,6 +629,7 @@ def test_functions_without_a_formula_are_watched_where_the_particles_are():
     assert seen == 0
 
 
+@pytest.mark.slow
 def test_shift_is_not_measured_where_it_is_infinite_or_at_another_temperature():
     outside = cg.Gaussian([2.0, 0.0], 0.1 * np.eye(2))
     tube = cg.SafetyFilter(DISC, 5.0, tube=5.0)
