@@ -177,17 +177,6 @@ class Constraints:
                 side[i] = j
         return low, high
 
-    @property
-    def box(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(lower, upper) corners, infinite where there is no side, of a set that is a box; None for other sets."""
-        if self._box is None or self._affine is None:
-            return None
-        a, b = self._affine
-        coordinates, bounds = np.arange(self.dim), []
-        for rows, none in zip(self._box, (-np.inf, np.inf), strict=True):
-            bounds.append(np.where(rows < 0, none, b[rows] / np.where(rows < 0, 1.0, a[rows, coordinates])))
-        return bounds[0], bounds[1]
-
     def _swept_box(self, x: Any, slack: Any, levels: Any, mirror: bool) -> Any:
         assert self._box is not None
         assert self._affine is not None

@@ -100,15 +100,12 @@ def test_the_way_back_is_a_projection_or_a_mirror_image(text, mobility):
 def test_several_sets_at_once_and_boxes():
     sides = [constraint(t) for t in ("1 - x", "x + 1", "2 - y", "y + 1", "3 - y")]
     box = Constraints(sides)
-    low, high = box.box
-    np.testing.assert_allclose([low, high], [[-1, -1], [1, 2]])
     x = np.random.default_rng(0).normal(size=(500, 2)) * 3
     y, _ = box.returned(jnp.asarray(x.T, jnp.float32), jnp.zeros((2, 500), jnp.float32), 0.0, None, 0.0, False)
     np.testing.assert_allclose(np.asarray(y).T, np.clip(x, [-1, -1], [1, 2]), atol=1e-5)
-    assert Constraints([constraint("1 - x"), constraint("1 - x - y")]).box is None
     one_sided = Constraints([constraint("x + 2")])
-    assert one_sided.box[0].tolist() == [-2.0, -np.inf]
-    assert one_sided.box[1].tolist() == [np.inf, np.inf]
+    y, _ = one_sided.returned(jnp.asarray(x.T, jnp.float32), jnp.zeros((2, 500), jnp.float32), 0.0, None, 0.0, False)
+    np.testing.assert_allclose(np.asarray(y).T, np.maximum(x, [-2, -np.inf]), atol=1e-5)
 
 
 def test_derivatives_with_and_without_a_formula_agree():

@@ -177,10 +177,10 @@ def _along(
         CONTINUUM[plant.kind],
         "V is finite at the start, and the density smooth enough to integrate by parts for t > 0",
     ]
-    if loop.safety is not None:
+    if parted(energy).sets:
         assumptions.append(
             "nothing flows through the border of the safe set: particles are reflected along K∇h, or steps rejected"
-            + (" (from μ ≥ ε on they do not reach it)" if loop.safety.mode == "barrier_energy" else "")
+            + (" (from μ ≥ ε on they do not reach it)" if parted(energy).barriers else "")
         )
     identity = premise(
         "V̇ = -ε∫ρ ∇log(ρ/ρ*)·K∇log(ρ/ρ*)", "∂ρ/∂t = ∇·(ρ(K + J)∇(E + ε log ρ)), by parts; J is skew",

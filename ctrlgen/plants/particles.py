@@ -20,6 +20,7 @@ from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
 from ctrlgen.plants import noise
 from ctrlgen.plants.ensemble import ParticlePlant, State, evolve
+from ctrlgen.rows import moved
 
 __all__ = ["GradientFlow", "KineticLangevin", "Langevin", "State", "evolve"]
 
@@ -98,13 +99,13 @@ class Langevin(ParticlePlant):
 
     def command(self, slope: jax.Array) -> jax.Array:
         """The drift that a slope (d, n) commands, -(K + J) slope."""
-        drift = _apply(self.mobility, slope)
-        return -(drift if self.skew is None else drift + _apply(self.skew, slope))
+        drift = moved(self.mobility, slope)
+        return -(drift if self.skew is None else drift + moved(self.skew, slope))
 
     def kick(self, lanes: noise.Lanes, x: jax.Array, temperature: Any) -> tuple[jax.Array, noise.Lanes]:
         """The noise of one step, sqrt(2εh) K^½ ξ, (d, n), and the streams after it."""
         xi, lanes = noise.normals(lanes, x.shape[0], x.dtype)
-        return jnp.sqrt(2 * temperature * jnp.asarray(self.step, x.dtype)) * _apply(self.root, xi), lanes
+        return jnp.sqrt(2 * temperature * jnp.asarray(self.step, x.dtype)) * moved(self.root, xi), lanes
 
     def accepted(self, memory):
         return memory[2] if self.scheme == "mala" else None
@@ -115,10 +116,10 @@ class Langevin(ParticlePlant):
         own, last = noise.cut(state.lanes, -1)
         xi, own = noise.normals(own, x.shape[0], x.dtype)
         word, last = noise.bits(last)
-        proposal = x - h * _apply(self.mobility, slope) + jnp.sqrt(2 * temperature * h) * _apply(self.root, xi)
+        proposal = x - h * moved(self.mobility, slope) + jnp.sqrt(2 * temperature * h) * moved(self.root, xi)
         new_value, new_slope = energy.potential(proposal), energy.slope(proposal)
         # |y|²_M of the way back, as K^{-1} y = M y: with y = x - x' + hK∇E(x'), M y = M(x - x') + h∇E(x')
-        back = x - proposal + h * _apply(self.mobility, new_slope)
+        back = x - proposal + h * moved(self.mobility, new_slope)
         backward = jnp.sum(back * _solve(self.root, back), axis=0) / (4 * h)
         forward = temperature * jnp.sum(xi * xi, axis=0) / 2
         log_ratio = (value - new_value - backward + forward) / jnp.where(temperature > 0, temperature, 1)
@@ -304,14 +305,6 @@ def _flown(
         return y, velocity
     made = accept(k, x, y)
     return jnp.where(made, y, x), jnp.where(made, velocity, -velocity)
-
-
-def _apply(matrix: Any, x: jax.Array) -> jax.Array:
-    """matrix @ x for None (the identity), (d,) (diagonal) or (d, d)."""
-    if matrix is None:
-        return x
-    matrix = jnp.asarray(matrix, x.dtype)
-    return matrix[:, None] * x if matrix.ndim == 1 else matrix @ x
 
 
 def _solve(root: Any, x: jax.Array) -> jax.Array:

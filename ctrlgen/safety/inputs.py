@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sympy as sp
 
 from ctrlgen.domain import Box
 from ctrlgen.field import VectorField
@@ -29,8 +28,10 @@ class InputFilter:
     """
 
     def __init__(self, safety: SafetyFilter, f: Any, g: Any, limits: Box | None):
+        from ctrlgen.certify.barrier import input_columns
+
         states = safety.constraints.parts[0].states
-        self.safety, self.drift, self.columns = safety, VectorField(f, states), _columns(g, states)
+        self.safety, self.drift, self.columns = safety, VectorField(f, states), input_columns(g, states)
         k = len(self.columns)
         if limits is not None and (not isinstance(limits, Box) or limits.dim != k):
             raise ValueError(f"limits must be a Box of {k} sides, one an input; got {limits!r}.")
@@ -77,12 +78,3 @@ def _solved(program: InputFilter, x: Any, u: Any, time: Any) -> Any:
         rows.append(jnp.broadcast_to(jnp.asarray(unit)[:, :, None], (*unit.shape, x.shape[1])))
         needs.append(sign * (jnp.asarray(bound[kept])[:, None] - u[kept]))
     return minimum_norm(jnp.concatenate(rows), jnp.concatenate(needs))
-
-
-def _columns(g: Any, states: Any) -> list[VectorField]:
-    rows = g.tolist() if isinstance(g, (np.ndarray, sp.MatrixBase)) else list(g)
-    rows = [list(r) if isinstance(r, (list, tuple)) else [r] for r in rows]
-    widths = {len(r) for r in rows}
-    if len(rows) != len(states) or len(widths) != 1:
-        raise ValueError(f"g must have {len(states)} rows of one length, one a state; got {[len(r) for r in rows]}.")
-    return [VectorField([r[j] for r in rows], states, name=f"g[:, {j}]") for j in range(widths.pop())]

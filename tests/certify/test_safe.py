@@ -218,3 +218,14 @@ def test_a_domain_is_part_of_the_claim():
     assert "a trajectory is followed only while it stays in the domain" in flow.assumptions
     with pytest.raises(ValueError, match="metric must be"):
         line.verify(1.0, metric=[-1.0])
+
+
+def test_what_happens_at_the_border_is_an_assumption_of_every_walled_loop():
+    """Also of a loop whose energy has the walls itself, and whose Metropolis steps reject what leaves."""
+    walled = cg.SafetyFilter(DISC, 1.0, mode="reflected").energy(ENERGY)
+    alone = cg.ClosedLoop(cg.Langevin(0.5, 0.01, scheme="mala"), walled)
+    verdict = cg.KLLyapunov(walled, 0.5).verify(alone, measure=False)
+    assert verdict.status is Status.PROVED
+    assert any("nothing flows through the border" in a for a in verdict.assumptions)
+    free = cg.KLLyapunov(ENERGY, 0.5).verify(cg.ClosedLoop(cg.Langevin(0.5, 0.01), ENERGY), measure=False)
+    assert not any("border" in a for a in free.assumptions)
