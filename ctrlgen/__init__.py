@@ -79,12 +79,19 @@ _NAMES = {
     "SafetyFilter": "safety.filter",
     "SafetyReport": "safety.report",
 }
-_MODULES = {"datasets": "datasets", "measure": "measure", "plot": "plot", "stopping": "certify.stopping"}
+_MODULES = {
+    "datasets": "datasets",
+    "interop": "interop",
+    "measure": "measure",
+    "plot": "plot",
+    "stopping": "certify.stopping",
+}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from ctrlgen import datasets as datasets
+    from ctrlgen import interop as interop
     from ctrlgen import measure as measure
     from ctrlgen import plot as plot
     from ctrlgen.certify import stopping as stopping

@@ -26,9 +26,10 @@ from ctrlgen.formula import (
     real_states,
     symbols,
 )
-from ctrlgen.objects import numpy_formulas, system_formulas
+from ctrlgen.objects import numpy_formulas
 from ctrlgen.precision import float64
 from ctrlgen.scalars import NoFormula
+from ctrlgen.system import autonomous, equations
 from ctrlgen.trace import to_sympy
 
 __all__ = ["Field", "VectorField", "parse", "rationalise", "symbols"]
@@ -238,8 +239,8 @@ class VectorField:
 
     Args:
         f: d formulas (a sequence of SymPy expressions, numbers or strings, or a SymPy vector), in the order of the
-            states; a function (d,) -> (d,) in JAX or NumPy; a python-control StateSpace or NonlinearIOSystem (its
-            inputs are zero); or an energy E, which means -∇E.
+            states; a function (d,) -> (d,) in JAX or NumPy; a python-control StateSpace, NonlinearIOSystem or
+            InterconnectedSystem (its inputs are zero); or an energy E, which means -∇E.
         states: names or symbols, in the order of the coordinates.
         name: what error messages call `f`.
 
@@ -290,13 +291,25 @@ class VectorField:
         if count not in (None, self.dim):
             raise ValueError(f"{name} must have {_components(self.dim)}; got a system with {count} states.")
         self.discrete = None if system.dt is None else bool(system.dt)
+        if callable(own := getattr(system, "vector_field", None)):  # ctrlgen's own systems know theirs
+            field: Any = own(self.states)
+            self.exprs, self._native, self.why_no_formula = field.exprs, field._native, field.why_no_formula
+            return
+        if getattr(system, "updfcn", True) is None:
+            raise ValueError(f"{name} must have a state; its output does not depend on one.")
+        found = equations(system, states=self.dim)
         try:
-            self.exprs = self._checked(system_formulas(system, self.states), name)
+            self.exprs = self._checked(autonomous(found, self.states), name)
         except NoFormula as error:
-            raise ValueError(
-                f"{name} must be a system whose updfcn computes with its state by arithmetic and NumPy functions; "
-                f"{error}. Give the right-hand side as formulas, one a state."
-            ) from None
+            if found.in_python or found.timed:
+                raise ValueError(
+                    f"{name} must be a system whose updfcn computes with its state by arithmetic and NumPy functions; "
+                    f"{error}. Give the right-hand side as formulas, one a state."
+                ) from None
+            self._native = over_batch(
+                lambda x: found.rate(jnp.zeros((), x.dtype), x, jnp.zeros(found.ninputs, x.dtype))
+            )
+            self.why_no_formula = str(error)
 
     def _read_function(self, f: Callable, name: str) -> None:
         values, self._native, self.why_no_formula = traced(f, self.states, (self.dim,), name)

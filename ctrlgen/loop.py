@@ -9,14 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import equinox as eqx
 import numpy as np
 
 from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.plants.base import Plant, Run
+from ctrlgen.plants.commanded import controller as extra_controller
+from ctrlgen.plants.commanded import steered
+from ctrlgen.plants.driven import Driven, is_system
+from ctrlgen.plants.grid import FokkerPlanckGrid
 from ctrlgen.plants.guarded import guard, recorded
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
@@ -71,6 +78,7 @@ class Start:
             ValueError: the run had a safety filter, of which the rule knows nothing.
         """
         refuse_filtered(rule, response.filter)
+        refuse_driven(rule, response.plant, response.extra)
         own = getattr(response.plant, "step", None)
         step = float(own or (response.time[-1] - response.time[0]) / max(response.steps, 1))
         return cls(
@@ -86,6 +94,15 @@ def refuse_filtered(rule: Any, safety: Any) -> None:
         raise ValueError(
             f"{type(rule).__name__} rests on the law of unfiltered steps, or on identities that walls break. With a "
             "safety filter use stopping.FreeEnergyPlateau, or no rule."
+        )
+
+
+def refuse_driven(rule: Any, plant: Plant, extra: Any) -> None:
+    """Raise ValueError for a rule (none is fine) where a python-control system has a part in the loop."""
+    if rule is not None and (extra is not None or isinstance(plant, Driven)):
+        raise ValueError(
+            f"{type(rule).__name__} judges loops of -∇E alone; a python-control system in the loop, as plant or as "
+            "extra controller, need not keep the Gibbs measure. Pass stop=None."
         )
 
 
@@ -133,13 +150,17 @@ class ClosedLoop:
     """A plant under a controller block u = -∇E.
 
     Args:
-        plant: how the density moves: Langevin, KineticLangevin, GradientFlow, FokkerPlanckGrid or GaussianPlant.
+        plant: how the density moves: Langevin, KineticLangevin, GradientFlow, FokkerPlanckGrid or GaussianPlant; or a
+            python-control system, which is `interop.from_control(system)`.
         controller: the energy.
         safety: a `SafetyFilter`, which keeps particles where its barriers are ≥ 0; or None.
         schedule: factor on the plant's temperature over time, t -> factor; "static" (or None) is 1.
+        extra: a python-control system that is driven by what the energy sees and commands beside it, u = -∇E(x) + g:
+            d inputs, d outputs. Where it has states, every particle carries its own, from zero. `energy` stays E,
+            whose Gibbs measure such a loop need not keep.
 
     Raises:
-        TypeError: plant, controller or safety is something else.
+        TypeError: plant, controller, safety or extra is something else.
         ValueError: the dimensions disagree, an argument is unknown, or the filter's mode does not fit the plant.
     """
 
@@ -147,14 +168,21 @@ class ClosedLoop:
     controller: Energy
     safety: SafetyFilter | None = None
     schedule: Callable | Literal["static"] | None = None
+    extra: Any = None
 
     def __post_init__(self):
+        if not isinstance(self.plant, Plant) and is_system(self.plant):
+            object.__setattr__(self, "plant", Driven(self.plant))
         if not isinstance(self.plant, Plant):
             raise TypeError(f"plant must be a ctrlgen plant; got {type(self.plant).__name__}.")
         if not isinstance(self.controller, Energy):
             raise TypeError(
                 f"controller must be an Energy; got {type(self.controller).__name__}. "
-                "Wrap a function with cg.CallableEnergy(function, dim)."
+                + (
+                    "Pass the system as extra= beside an energy."
+                    if is_system(self.controller)
+                    else "Wrap a function with cg.CallableEnergy(function, dim)."
+                )
             )
         if self.safety is not None:
             if not isinstance(self.safety, SafetyFilter):
@@ -163,7 +191,6 @@ class ClosedLoop:
                     "Wrap barriers: cg.SafetyFilter(barriers, gain)."
                 )
             self.safety.check_dim(self.controller.dim, "energy")
-            guard(self.plant, self.safety)
         if self.schedule is not None and self.schedule != "static" and not callable(self.schedule):
             raise ValueError(f"schedule must be 'static' or a function of time; got {self.schedule!r}.")
         fixed = getattr(self.plant, "dim", None)
@@ -172,6 +199,31 @@ class ClosedLoop:
                 f"plant and controller must have one dimension; the plant has {fixed}, "
                 f"the energy {self.controller.dim}."
             )
+        if self.extra is not None and self.safety is not None:
+            raise ValueError(
+                "safety must be None with extra: what a filter guarantees is of the command -∇E. Saturate the extra "
+                "controller, or leave it out."
+            )
+        if isinstance(self.controller, DensityFeedback):
+            _check_feedback(self.controller, self.plant, self.extra)
+        self._whole  # noqa: B018  (raises here where the parts do not fit)
+
+    @cached_property
+    def _further(self) -> Any:
+        """The equations of the extra controller, as it was when the loop was made; None without one."""
+        return None if self.extra is None else extra_controller(self.extra, self.controller.dim)
+
+    @cached_property
+    def _whole(self) -> Plant:
+        """The plant with its filter or its extra controller."""
+        if self._further is not None:
+            return steered(self.plant, self._further)
+        if self.safety is not None and isinstance(self.plant, Driven):
+            raise ValueError(
+                "safety must be None for a python-control plant, whose inputs do not move its state directly. Use "
+                "Langevin or GradientFlow."
+            )
+        return guard(self.plant, self.safety)
 
     @property
     def energy(self) -> Energy:
@@ -182,7 +234,17 @@ class ClosedLoop:
         Raises:
             ValueError: μ of the barrier is a function of time.
         """
-        return self.controller if self.safety is None else self.safety.energy(self.controller)
+        return self._static if self.safety is None else self.safety.energy(self._static)
+
+    @property
+    def _static(self) -> Energy:
+        """The controller's energy without what depends on the density."""
+        return self.controller.energy if isinstance(self.controller, DensityFeedback) else self.controller
+
+    def _commanded(self, target: Energy) -> Energy:
+        """The controller with this static energy in place of its own."""
+        coupled = isinstance(self.controller, DensityFeedback)
+        return eqx.tree_at(lambda c: c.energy, self.controller, target) if coupled else target
 
     @classmethod
     def of(cls, energy: TrainedEnergy, safety: SafetyFilter | None = None) -> ClosedLoop:
@@ -237,12 +299,18 @@ class ClosedLoop:
         schedule = None if self.schedule == "static" else self.schedule
         began = time.perf_counter()
         step = float(getattr(self.plant, "step", None) or duration / (record - 1))
-        target = self.controller
+        target = self._static
         if self.safety is not None:
             for time_seen in np.linspace(0, duration, 11):
                 self.safety.mu_at(float(time_seen))
-            target = self.safety.energy(self.controller, duration)
+            target = self.safety.energy(self._static, duration)
         refuse_filtered(stop, self.safety)
+        refuse_driven(stop, self.plant, self.extra)
+        if self.controller.couples and stop is not None and not getattr(stop, "filtered", False):
+            raise ValueError(
+                f"{type(stop).__name__} rests on the law of independent particles under a static energy. With density "
+                "feedback use stopping.FreeEnergyPlateau, or no rule."
+            )
         start = Start(
             plant=self.plant, energy=target, initial=initial, step=step, schedule=schedule,
             steps=max(1, int(np.ceil(duration / step - 1e-6))),
@@ -252,8 +320,8 @@ class ClosedLoop:
         on_grid = self.plant.kind == "grid"
         if on_grid and isinstance(initial, Restricted):
             initial = initial.on_grid(self.plant)
-        run = guard(self.plant, self.safety).start(
-            target if on_grid else self.controller,
+        run = self._whole.start(
+            self._commanded(target) if on_grid else self.controller,
             initial,
             step=step,
             key=key,
@@ -262,6 +330,30 @@ class ClosedLoop:
             dtype=dtype,
         )
         return _Simulation(start, run, record, stop, monitor, progress, self).run(began, throw)
+
+
+def _check_feedback(feedback: DensityFeedback, plant: Plant, extra: Any) -> None:
+    """Raise ValueError unless the plant transports density as the feedback was designed for."""
+    name = type(plant).__name__
+    if not isinstance(plant, (Langevin, FokkerPlanckGrid)):
+        raise ValueError(
+            f"controller must be a static energy for {name}: a density feedback is designed for overdamped transport "
+            "at a temperature. Use Langevin or FokkerPlanckGrid, or pass its .energy."
+        )
+    if extra is not None:
+        raise ValueError("extra must be None with a density feedback, whose design does not know it.")
+    if feedback.temperature is not None and abs(feedback.temperature - plant.temperature) > 1e-9 * plant.temperature:
+        raise ValueError(
+            f"controller must be designed at the plant's temperature {plant.temperature:g}; it was at "
+            f"{feedback.temperature:g}, whose Gibbs measure is another."
+        )
+    step = getattr(plant, "step", None)
+    stable = getattr(feedback.design, "stable_when_held", None)
+    if stable is not None and step is not None and step > feedback.period and not stable(float(step)):
+        raise ValueError(
+            f"step must be short enough for the feedback: held for {float(step):g} its linearised loop is unstable. "
+            f"Pass a step of at most {feedback.period:g}, or design with period={float(step):g}."
+        )
 
 
 class _Simulation:
@@ -391,6 +483,7 @@ class _Simulation:
             initial=self.begin.initial,
             controller=self.loop.controller,
             filter=self.safety,
+            extra=self.loop.extra,
             safety=None
             if counted is None or self.safety is None
             else report(counted, self.safety, self.state.done, self.state.step, snapshots[1:]),

@@ -1,4 +1,4 @@
-"""Formulas of functions that are written with NumPy, and of python-control systems: they are run on symbols."""
+"""Formulas of functions that are written with NumPy: they are run on symbols."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sympy as sp
 
 from ctrlgen.formula import rationalise
 from ctrlgen.scalars import NoFormula
-from ctrlgen.trace import to_sympy
 
 
 class Number:
@@ -118,36 +117,4 @@ def numpy_formulas(function: Callable, states: Sequence[sp.Symbol]) -> np.ndarra
         exprs.reshape(-1)[:] = [_expr(v).xreplace(names) for v in out.ravel()]
     except Exception as error:
         raise NoFormula(f"{type(error).__name__}: {error}") from None
-    return exprs
-
-
-def system_formulas(system: Any, states: Sequence[sp.Symbol]) -> Sequence[Any]:
-    """The right-hand side of a python-control system with zero input.
-
-    Raises:
-        NoFormula: its updfcn runs neither on symbols nor in JAX, or depends on time.
-    """
-    if hasattr(system, "A"):
-        return list(rationalise(sp.Matrix(np.asarray(system.A, dtype=np.float64))) * sp.Matrix(states))
-    update, params = system.updfcn, dict(getattr(system, "params", None) or {})
-    if update is None:
-        raise NoFormula("it has no updfcn: its output does not depend on a state")
-    inputs = np.zeros(system.ninputs or 0)
-    time = sp.Dummy("t", real=True)
-
-    def both(z: Any) -> Any:
-        return update(z[-1], z[:-1], inputs, params)
-
-    try:
-        out = numpy_formulas(both, [*states, time])
-    except NoFormula as first:
-        import jax.numpy as jnp
-
-        try:
-            out = to_sympy(lambda z: jnp.asarray(both(z)), (len(states) + 1,), [*states, time])
-        except Exception:
-            raise NoFormula(f"its updfcn raised {first}") from None
-    exprs = list(out.ravel())
-    if any(time in e.free_symbols for e in exprs):
-        raise NoFormula("its updfcn depends on time; add the time as a state, or give it a value")
     return exprs

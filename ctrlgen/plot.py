@@ -14,9 +14,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from ctrlgen.accelerate.region import RegionVerdict
 from ctrlgen.certify.region import Region
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.trained import TrainedEnergy
@@ -361,6 +363,45 @@ def images(samples: Any, shape: tuple[int, int] = (8, 8), ax: Axes | None = None
     ax = _axes(ax)
     ax.imshow(sheet, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
     ax.set_axis_off()
+    return ax
+
+
+def contraction_region(result: RegionVerdict, ax: Axes | None = None) -> Axes:
+    """Where a closed loop contracts: proved cells shaded on the landscape, with the largest box and ball inside them.
+
+    In one dimension the proved intervals are bands.
+
+    Args:
+        result: of `contraction_region`, in one or two dimensions.
+        ax: where to draw; a new figure when omitted.
+
+    Raises:
+        ValueError: it has more than two dimensions, or does not carry its energy.
+    """
+    dim = result.box.shape[1]
+    if dim > 2 or result.energy is None:
+        raise ValueError(f"result must have 1 or 2 dimensions and its energy to be drawn; it has {dim} dimensions.")
+    ax = _axes(ax)
+    energy(result.energy, ax, result.box)
+    if dim == 1:
+        for k, (low, high) in enumerate(result.cells[:, 0]):
+            ax.axvspan(low, high, color=RED, alpha=0.3, linewidth=0, label=None if k else "contraction proved")
+    elif len(result.cells):
+        across, up = result.cells[:, 0][:, [0, 1, 1, 0]], result.cells[:, 1][:, [0, 0, 1, 1]]
+        style: dict[str, Any] = {"facecolors": RED, "edgecolors": "none", "alpha": 0.5, "label": "contraction proved"}
+        ax.add_collection(PolyCollection(list(np.stack([across, up], axis=-1)), **style))
+    if dim == 2 and result.largest_box is not None and result.largest_ball is not None:
+        low, high = (
+            np.array([float(v) for v in side]) for side in (result.largest_box.lower, result.largest_box.upper)
+        )
+        frame = np.array([low, [high[0], low[1]], high, [low[0], high[1]], low])
+        ax.plot(*frame.T, color=BLACK, linewidth=1.2, label="largest box")
+        angle = np.linspace(0, 2 * np.pi, 200)
+        centre, radius = [float(v) for v in result.largest_ball.center], float(result.largest_ball.radius)
+        circle = (centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle))
+        ax.plot(*circle, "--", color=BLACK, linewidth=1.2, label="largest ball")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize="small")
     return ax
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ctrlgen import measure
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.estimate import Estimate
 from ctrlgen.plants.base import Plant
 
@@ -80,6 +81,7 @@ class Response:
         filter: the safety filter that it ran under, or None.
         safety: what was counted of its safety, a `SafetyReport`; None without a filter, and on a grid, whose cells
             outside are removed.
+        extra: the python-control system that commanded beside the energy, or None.
     """
 
     plant: Plant
@@ -100,6 +102,7 @@ class Response:
     controller: Energy | None = field(default=None, repr=False)
     filter: SafetyFilter | None = field(default=None, repr=False)
     safety: SafetyReport | None = field(default=None, repr=False)
+    extra: Any = field(default=None, repr=False)
 
     @property
     def states(self) -> np.ndarray:
@@ -134,6 +137,16 @@ class Response:
         if known is not None:
             return Estimate(known, 0.0)
         return measure.log_partition(self.energy_block, temperature) if self.energy_block.dim <= 3 else None
+
+    @cached_property
+    def inputs(self) -> np.ndarray | None:
+        """u over time, (k, m) [energy / unit of φ]: what a density feedback commands at the recorded densities.
+
+        None where the controller is a static energy.
+        """
+        if not isinstance(self.controller, DensityFeedback):
+            return None
+        return np.stack([self.controller.command(rho) for rho in self.snapshots])
 
     @property
     def energy(self) -> np.ndarray:
@@ -279,8 +292,7 @@ class Response:
     def _moments(self) -> list[tuple[np.ndarray, np.ndarray]]:
         if self.plant.kind == "particles":
             wide = (np.asarray(x, dtype=np.float64) for x in self.snapshots)
-            d = self.energy_block.dim
-            return [(x.mean(axis=0), np.cov(x.T, ddof=min(1, len(x) - 1)).reshape(d, d)) for x in wide]
+            return [(x.mean(axis=0), np.cov(x.T, ddof=min(1, len(x) - 1)).reshape(x.shape[1], -1)) for x in wide]
         if self.plant.kind == "grid":
             return [getattr(self.plant, "moments")(rho) for rho in self.snapshots]  # noqa: B009
         return [(g.mean, g.covariance) for g in self.snapshots]

@@ -19,6 +19,7 @@ import sympy as sp
 
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
+from ctrlgen.certify.feedback import dissipative, is_dissipative
 from ctrlgen.certify.invariance import not_invariant
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.pieces import at_least, exact_hessian
@@ -26,10 +27,12 @@ from ctrlgen.certify.premise import missing, premise, shown_down
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.energies.spectral import down, spectrum_bounds
 from ctrlgen.energies.tails import fractions
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import ClosedLoop
+from ctrlgen.plants.driven import Driven
 from ctrlgen.plants.particles import GradientFlow, KineticLangevin, Langevin
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 
@@ -87,6 +90,10 @@ def verify_decay(
     refuse_without_gibbs(energy)
     deadline, plant = Deadline(timeout), loop.plant
     text = f"V = KL(ρ‖exp(-E/{temperature!r})/Z) is nonincreasing along this {type(plant).__name__} loop"
+    if loop.extra is not None:
+        return _open(text, deadline, "its extra controller commands beside -∇E, and need not keep the Gibbs measure")
+    if isinstance(plant, Driven):
+        return _open(text, deadline, "its plant is a python-control system, which need not keep the Gibbs measure")
     if isinstance(plant, KineticLangevin):
         return _open(
             text, deadline, "its state is position and velocity: KL of both falls (by friction), that of the positions "
@@ -94,6 +101,8 @@ def verify_decay(
         )  # fmt: skip
     if loop.schedule is not None and loop.schedule != "static":
         return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
+    if isinstance(loop.controller, DensityFeedback):
+        return _fed_back(energy, temperature, loop, loop.controller, initial, key, measure, text, deadline)
     if parted(loop.controller).sets and plant.kind != "grid" and getattr(plant, "scheme", None) != "mala":
         return _open(
             text, deadline, "nothing keeps its particles behind the walls that its energy has of its own: pass the "
@@ -109,6 +118,34 @@ def verify_decay(
     if isinstance(plant, GradientFlow) or not same or noise != temperature:
         return _without_invariance(energy, temperature, loop, noise, text, deadline)
     return _along(energy, temperature, loop, initial, key, measure, deadline)
+
+
+def _fed_back(
+    energy: Energy, temperature: float, loop: ClosedLoop, feedback: DensityFeedback, initial: Any, key: int,
+    measure: bool, text: str, deadline: Deadline,
+) -> Decay:  # fmt: skip
+    """Under the dissipative law KL falls at least as fast as without it; of any other law nothing is known here."""
+    plant = loop.plant
+    law = dissipative(feedback, deadline)
+    if is_dissipative(feedback) and law.status is not Status.PROVED:
+        return _open(text, deadline, f"the dissipative law was not established: {law.reason}")
+    if not is_dissipative(feedback):
+        return _open(
+            text, deadline, "its controller commands by the density, and KL may rise while the density is moved: "
+            "controller.verify() says where its slow modes tend to 0",
+        )  # fmt: skip
+    plain = all(getattr(plant, name, None) is None for name in ("mobility", "skew")) and loop.safety is None
+    if not plain or not _same(energy, feedback.energy) or not temperature == feedback.temperature == plant.temperature:
+        return _open(
+            text, deadline, "the dissipative law is proved for the energy and temperature of its design, without "
+            "metric, skew part and filter",
+        )  # fmt: skip
+    static = _along(energy, temperature, replace(loop, controller=feedback.energy), initial, key, measure, deadline)
+    assumptions = tuple(dict.fromkeys([*static.assumptions, *law.assumptions]))
+    claim = f"{static.claim}, at least: under the dissipative law V̇ ≤ -ε∫ρ|∇log(ρ/ρ*)|²"
+    return replace(
+        static, claim=claim, steps=(*static.steps, *law.steps), assumptions=assumptions, seconds=deadline.spent
+    )
 
 
 def _filtered(energy: Energy, temperature: float, loop: ClosedLoop) -> str:

@@ -30,6 +30,14 @@ BRANCHES = {
     "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite",
 }  # fmt: skip
 
+KINKS = {"abs", "max", "min", "reduce_max", "reduce_min", "cummax", "cummin", "cumlogsumexp"}
+# of which everything is smooth that is made of nothing else
+ENTIRE = {
+    "add", "add_any", "sub", "mul", "neg", "square", "dot_general", "reduce_sum", "cumsum", "exp", "exp2", "sin", "cos",
+    "sinh", "cosh", "tanh", "logistic", "erf", "atan", "asinh", "broadcast_in_dim", "reshape", "transpose", "squeeze",
+    "slice", "concatenate", "convert_element_type", "expand_dims", "rev", "copy", "pjit", "jit", "closed_call", "iota",
+}  # fmt: skip
+
 
 def regular(
     parts: Sequence[tuple[str, Any, int]],
@@ -57,9 +65,9 @@ def regular(
     for name, thing, order in parts:
         formulas = _formulas(thing)
         if formulas is None:
-            reason = _why_it_may_branch(thing)
+            reason = _why_it_may_branch(thing, kinks and order < 2)
             if reason:
-                steps.append(undecided(f"{name} is continuous", states, reason))
+                steps.append(undecided(f"{name} is {_KIND[order]}", states, reason))
             continue
         for expr in formulas:
             try:
@@ -126,14 +134,27 @@ def _formulas(thing: Any) -> Sequence[sp.Expr] | None:
     return thing
 
 
-def _why_it_may_branch(thing: Field | VectorField) -> str:
-    """Why a function without formula may jump or have another derivative than JAX says; empty if it may not."""
+def _why_it_may_branch(thing: Field | VectorField, kinks: bool) -> str:
+    """Why a function without formula may jump or have another derivative than JAX says; empty if it may not.
+
+    Where `kinks` are no matter, |x|, min and max may occur.
+    """
     try:
         closed = trace(thing.columns, (thing.dim,))
     except (NoFormula, TypeError, ValueError) as error:
         return f"it cannot be traced: {error}"
-    found = sorted(_primitives(closed.jaxpr) & BRANCHES)
+    found = sorted(_primitives(closed.jaxpr) & (BRANCHES if kinks else BRANCHES | KINKS))
     return f"it holds {', '.join(found)}, across which it may jump or its derivative may be another" if found else ""
+
+
+def smooth_by_form(thing: Field) -> str:
+    """Why a function without formula need not be smooth on the whole space; empty if it is, by what it is made of."""
+    try:
+        closed = trace(thing.columns, (thing.dim,))
+    except (NoFormula, TypeError, ValueError) as error:
+        return f"it cannot be traced: {error}"
+    found = sorted(_primitives(closed.jaxpr) - ENTIRE)
+    return f"it holds {', '.join(found)}, and was not shown to be smooth" if found else ""
 
 
 def _primitives(jaxpr: Any) -> set[str]:

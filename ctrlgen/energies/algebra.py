@@ -126,6 +126,8 @@ def compose(energies: Sequence[Energy], weights: Sequence[float] | None = None, 
     for i, energy in enumerate(energies):
         if not isinstance(energy, Energy):
             raise TypeError(f"energies[{i}] must be an Energy; got {type(energy).__name__}.")
+        if energy.couples:
+            raise TypeError("A density feedback is not added or scaled: compose the energies first, then design.")
     dims = [energy.dim for energy in energies]
     if len(set(dims)) > 1:
         raise ValueError(f"energies must have one dimension to be composed; got dimensions {dims}.")

@@ -93,6 +93,11 @@ class Energy(eqx.Module):
         """How many numbers one evaluation keeps per particle at a time: what has to fit a cache."""
         return self.dim
 
+    @property
+    def couples(self) -> bool:
+        """Whether what it commands depends on the whole density, so that particles are not independent."""
+        return False
+
     def log_partition(self, temperature: float) -> float | None:
         """log Z = log ∫ exp(-E/ε) where a closed form is known; None elsewhere."""
         return None

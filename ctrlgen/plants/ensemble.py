@@ -23,6 +23,7 @@ import numpy as np
 
 from ctrlgen import measure
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.estimate import Estimate
 from ctrlgen.plants import noise
 from ctrlgen.plants.base import Failure, Plant, Run
@@ -42,6 +43,7 @@ class State(eqx.Module):
     lanes: noise.Lanes
     step: jax.Array  # int32, steps taken
     memory: Any = None  # of the scheme: velocities, cached gradients, acceptances; particles are the trailing axis
+    command: Any = None  # (m,) what a density feedback holds; None under a static energy
 
 
 class ParticlePlant(eqx.Module, Plant):
@@ -59,6 +61,10 @@ class ParticlePlant(eqx.Module, Plant):
     @abstractmethod
     def move(self, energy: Energy, state: State, temperature: jax.Array) -> State:
         """One step at the given temperature, a scalar or one a particle; the step count is the caller's."""
+
+    def refresh(self, energy: Energy, state: State, temperature: jax.Array) -> State:
+        """What `state.memory` holds of the energy, anew after the energy has changed."""
+        return state
 
     def lanes(self, dim: int) -> int:
         """How many random streams a particle of this dimension needs."""
@@ -85,7 +91,11 @@ class ParticlePlant(eqx.Module, Plant):
         """Particles at `position` (d, n) with fresh random streams from a seed or a JAX key; JAX-traceable."""
         dim, n = position.shape
         state = State(position, noise.seed_lanes(noise.key_words(key), n, self.lanes(dim)), jnp.int32(0))
-        return self.prepare(energy, state, _temperature(self, schedule, state))
+        state = self.prepare(energy, state, _temperature(self, schedule, state))
+        if not isinstance(energy, DensityFeedback):
+            return state
+        none = jnp.zeros(len(energy.inputs), position.dtype)
+        return eqx.tree_at(lambda s: s.command, state, none, is_leaf=lambda v: v is None)
 
     def stability_limit(self, curvature: float) -> float:
         """The largest stable step where the largest eigenvalue of the (preconditioned) Hessian is `curvature`."""
@@ -96,8 +106,16 @@ class ParticlePlant(eqx.Module, Plant):
         """Whether a metric makes the largest eigenvalue of the Hessian alone meaningless for stability."""
         return False
 
-    def effective_hessian(self, hessian: np.ndarray) -> np.ndarray:
-        """The matrices (n, d, d) whose largest eigenvalue sets the stability limit."""
+    def coordinates(self, energy: Energy) -> int:
+        """How many numbers the state of one particle holds under this energy."""
+        return energy.dim
+
+    def warn_if_unstable(self, energy: Energy, x: np.ndarray) -> None:
+        """Warn where the step is too long at the initial particles x, (n, ·)."""
+        warn_if_unstable(self, energy, x)
+
+    def effective_hessian(self, hessian: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """The matrices (n, d, d) whose largest eigenvalue sets the stability limit; Hessians are at states (n, d)."""
         return hessian
 
     def start(self, energy, initial, *, step, key, particles, schedule, dtype):
@@ -131,10 +149,28 @@ def evolve(plant: ParticlePlant, energy: Energy, state: State, steps: Any, sched
     """
 
     def body(_: Any, now: State) -> State:
-        after = plant.move(energy, now, _temperature(plant, schedule, now))
+        temperature = _temperature(plant, schedule, now)
+        if isinstance(energy, DensityFeedback):
+            now = _commanded(plant, energy, now, temperature)
+            after = plant.move(energy.under(now.command), now, temperature)
+            after = eqx.tree_at(lambda s: s.command, after, now.command, is_leaf=lambda v: v is None)
+        else:
+            after = plant.move(energy, now, temperature)
         return eqx.tree_at(lambda s: s.step, after, now.step + 1)
 
     return jax.lax.fori_loop(0, steps, body, state)
+
+
+def _commanded(plant: ParticlePlant, feedback: DensityFeedback, now: State, temperature: jax.Array) -> State:
+    """Particles with the command that holds for this step, a fresh one where its period begins."""
+
+    def fresh(state: State) -> State:
+        command = feedback.commanded(state.position)
+        state = eqx.tree_at(lambda s: s.command, state, command)
+        return plant.refresh(feedback.under(command), state, temperature)
+
+    held = jnp.maximum(jnp.round(feedback.period / plant.step), 1).astype(jnp.int32)
+    return jax.lax.cond(now.step % held == 0, fresh, lambda state: state, now)
 
 
 def _temperature(plant: ParticlePlant, schedule: Callable | None, state: State) -> jax.Array:
@@ -169,8 +205,8 @@ class ParticleRun(Run):
         self.step, self.done, self._failure = float(plant.step), 0, None
         self._plant = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, plant)
         self._n = len(x)
-        warn_if_unstable(plant, energy, x)
-        blocks = _blocks(self._n, energy.footprint)
+        plant.warn_if_unstable(energy, x)
+        blocks = 1 if energy.couples else _blocks(self._n, energy.footprint)
         padded = np.pad(x.T, ((0, 0), (0, -self._n % blocks)), mode="edge")
         size = padded.shape[1] // blocks
         with self._precision():
@@ -304,7 +340,8 @@ def warn_if_unstable(plant: ParticlePlant, energy: Energy, x: np.ndarray) -> Non
     if energy.dim > (PROBES if bound is None else PROBES**2):
         return
     probes = min(len(x), max(1, PROBES**3 // max(energy.dim, PROBES) ** 2))
-    hessian = plant.effective_hessian(energy.hessian(x[:: max(1, len(x) // probes)][:probes].astype(np.float64)))
+    some = x[:: max(1, len(x) // probes)][:probes].astype(np.float64)
+    hessian = plant.effective_hessian(energy.hessian(some), some)
     finite = hessian[np.isfinite(hessian).all(axis=(1, 2))]
     curvature = float(np.linalg.eigvalsh(finite)[:, -1].max()) if len(finite) else 0.0
     origin = f"the largest curvature measured at {probes} initial particles"
@@ -314,7 +351,7 @@ def warn_if_unstable(plant: ParticlePlant, energy: Energy, x: np.ndarray) -> Non
             f"step {plant.step:g} is beyond the stability limit {limit:.4g} (from {origin}); "
             f"particles are likely to diverge. Pass step < {limit:.4g}, or scheme='mala'.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -333,11 +370,10 @@ def _positions(plant: Any, energy: Energy, initial: Any, key: int, particles: in
             "initial must be an (n, d) array of particles or a distribution with .sample(key, n) for this plant; "
             f"got {type(initial).__name__}: {error}"
         ) from None
-    if x.ndim != 2 or x.shape[1] != energy.dim or len(x) == 0:
-        raise ValueError(
-            f"initial must have shape (n, {energy.dim}) with n >= 1, to fit the energy's dimension; "
-            f"got shape {x.shape}."
-        )
+    size = plant.coordinates(energy)
+    if x.ndim != 2 or x.shape[1] != size or len(x) == 0:
+        whose = "the energy's dimension" if size == energy.dim else "the states of the plant"
+        raise ValueError(f"initial must have shape (n, {size}) with n >= 1, to fit {whose}; got shape {x.shape}.")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         raise ValueError(

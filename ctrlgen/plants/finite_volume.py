@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -34,6 +35,15 @@ def _ratio(size: np.ndarray) -> np.ndarray:
     """B(-size) for size ≥ 0."""
     loss = -np.expm1(-size)
     return np.divide(size, loss, out=np.ones_like(size), where=loss > 0)
+
+
+def _log_bernoulli_slope(z: np.ndarray) -> np.ndarray:
+    """d log B(z)/dz = 1/z - 1/(1 - e⁻ᶻ); -1/2 at 0."""
+    small = np.abs(z) < 1e-2
+    safe = np.where(small, 1.0, z)
+    with np.errstate(over="ignore"):
+        far = 1 / safe + 1 / np.expm1(-safe)
+    return np.where(small, -0.5 + z / 12 - z**3 / 720, far)
 
 
 def _log_conductance(z: np.ndarray) -> np.ndarray:
@@ -128,21 +138,21 @@ class FiniteVolume:
         """
         if not self.curved:
             return [np.zeros(1)] * self.energy.ndim
-        out = []
-        for axis in range(self.energy.ndim):
-            bend = np.diff(np.moveaxis(self._level, axis, 0), n=2, axis=0)
-            if self.walls is None:
-                bend = np.concatenate([bend[:1], bend, bend[-1:]])
-                twice = bend[:-1] + bend[1:]
-            else:
-                face = np.moveaxis(self._open[axis], axis, 0)
-                known = face[:-1] & face[1:]
-                pad = [(1, 1)] + [(0, 0)] * (bend.ndim - 1)
-                bend, known = np.pad(np.where(known, bend, 0.0), pad), np.pad(known, pad)
-                twice = (bend[:-1] + bend[1:]) * np.where(known[:-1] & known[1:], 1.0, 2.0)
-            face = np.clip(twice / (12 * self.temperature), -0.5, 0.5)
-            out.append(np.moveaxis(face, 0, axis))
-        return out
+        return [np.clip(self._bend(axis, self._level), -0.5, 0.5) for axis in range(self.energy.ndim)]
+
+    def _bend(self, axis: int, level: np.ndarray) -> np.ndarray:
+        """h²∂²E/(6ε) on the faces of `axis`, of an energy with these values."""
+        bend = np.diff(np.moveaxis(level, axis, 0), n=2, axis=0)
+        if self.walls is None:
+            bend = np.concatenate([bend[:1], bend, bend[-1:]])
+            twice = bend[:-1] + bend[1:]
+        else:
+            face = np.moveaxis(self._open[axis], axis, 0)
+            known = face[:-1] & face[1:]
+            pad = [(1, 1)] + [(0, 0)] * (bend.ndim - 1)
+            bend, known = np.pad(np.where(known, bend, 0.0), pad), np.pad(known, pad)
+            twice = (bend[:-1] + bend[1:]) * np.where(known[:-1] & known[1:], 1.0, 2.0)
+        return np.moveaxis(twice / (12 * self.temperature), 0, axis)
 
     @cached_property
     def log_symmetric(self) -> list[np.ndarray]:
@@ -172,6 +182,33 @@ class FiniteVolume:
         """A, (N, N), cells in C order; the rows and columns of removed cells are empty."""
         return self._assemble(self.forward, self.backward)
 
+    def derivative(self, change: np.ndarray) -> sparse.csc_matrix:
+        """dA/ds of the generator of E + s·change at s = 0, (N, N); its columns sum to 0.
+
+        Args:
+            change: at the cells, shape `shape`; what it is on removed cells does not matter.
+        """
+        level = change if self.walls is None else np.where(self.walls, 0.0, change)
+        up, down = [], []
+        for axis, (rise, fall) in enumerate(zip(self.forward, self.backward, strict=True)):
+            z = np.diff(self._level, axis=axis) / self.temperature
+            step = np.diff(level, axis=axis) / self.temperature
+            bend = self._correction_derivative(axis, level)
+            up.append(rise * (_log_bernoulli_slope(z) * step + bend))
+            down.append(fall * (-_log_bernoulli_slope(-z) * step + bend))
+        outflow = np.zeros(self.shape)
+        for axis, (rise, fall) in enumerate(zip(up, down, strict=True)):
+            outflow[before(axis)] += rise
+            outflow[after(axis)] += fall
+        return self._assemble(up, down, outflow)
+
+    def _correction_derivative(self, axis: int, level: np.ndarray) -> Any:
+        """Of `_log_correction`, which is linear in the energy where it is not clipped."""
+        if not self.curved:
+            return 0.0
+        linear = self._bend(axis, level)
+        return np.where(np.abs(self._bend(axis, self._level)) < 0.5, linear, 0.0)
+
     @cached_property
     def symmetric(self) -> sparse.csc_matrix:
         """ρ*^{-1/2} A ρ*^{1/2}, symmetric negative semidefinite, with the same spectrum as A."""
@@ -189,9 +226,12 @@ class FiniteVolume:
         kept = kept[np.argsort(label[kept], kind="stable")]
         return np.split(kept, np.flatnonzero(np.diff(label[kept])) + 1)
 
-    def _assemble(self, up: list[np.ndarray], down: list[np.ndarray]) -> sparse.csc_matrix:
+    def _assemble(
+        self, up: list[np.ndarray], down: list[np.ndarray], outflow: np.ndarray | None = None
+    ) -> sparse.csc_matrix:
         index = np.arange(self.energy.size).reshape(self.shape)
-        rows, columns, values = [index.ravel()], [index.ravel()], [-self.outflow.ravel()]
+        out = self.outflow if outflow is None else outflow
+        rows, columns, values = [index.ravel()], [index.ravel()], [-out.ravel()]
         for axis, (rise, fall) in enumerate(zip(up, down, strict=True)):
             low, high = index[before(axis)].ravel(), index[after(axis)].ravel()
             rows += [high, low]

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.finite_volume import TINY, FiniteVolume
 from ctrlgen.plants.propagators import PIECES, BackwardEuler, Exponential, constant_pieces
@@ -419,6 +420,8 @@ class FokkerPlanckGrid(Plant):
                     "reflects it. Choose larger bounds.",
                     stacklevel=2,
                 )
+        if isinstance(energy, DensityFeedback):
+            return SteeredGridRun(self, energy, masses, self.step or float(step), schedule)
         return GridRun(self, energy, masses, self.step or float(step), schedule)
 
     def _initial(self, initial: Any, key: Any, particles: int) -> np.ndarray:
@@ -506,6 +509,40 @@ class GridRun(Run):
             volume = self._plant._volume(self._energy, factor)
             self._built = ((factor, step), Exponential(volume) if step is None else BackwardEuler(volume, step))
         return self._built[1]
+
+
+class SteeredGridRun(GridRun):
+    """Cell masses under a density feedback: each command is held for its period, or for the grid's own step."""
+
+    def __init__(
+        self,
+        plant: FokkerPlanckGrid,
+        energy: DensityFeedback,
+        masses: np.ndarray,
+        step: float,
+        schedule: Callable | None,
+    ):
+        super().__init__(plant, energy.energy, masses, step, schedule)
+        points = plant.cells.reshape(-1, plant.dim)
+        self._feedback, self._static = energy, plant._volume(energy.energy).energy
+        self._tilts = np.stack([phi(points).reshape(plant.shape) for phi in energy.inputs], axis=-1)
+        self._observed = energy.observable.table(plant)
+        self._pieces = max(1, int(np.ceil(step / energy.period))) if plant.step is None else 1
+
+    def _take(self, count: int) -> None:
+        h = self.step / self._pieces
+        for k in range(count * self._pieces):
+            factor = 1.0
+            if self._schedule is not None:
+                ((factor, _),) = constant_pieces(self._schedule, self.done * self.step + k * h, h, 1, 1)
+            u = self._feedback._command(self._masses.ravel() @ self._observed)
+            plant, values = self._plant, self._static + self._tilts @ u
+            volume = FiniteVolume(values, plant.spacing, plant.temperature * factor, plant.flux == "curved")
+            if self._implicit:
+                self._masses = BackwardEuler(volume, h)(self._masses)
+            else:
+                self._masses = Exponential(volume)(self._masses, h)
+        self.done += count
 
 
 def _pairs(bounds: Any) -> tuple[tuple[float, float], ...]:

@@ -78,8 +78,8 @@ class Guarded(ParticlePlant):
     def stability_limit(self, curvature):
         return self.plant.stability_limit(curvature)
 
-    def effective_hessian(self, hessian):
-        return self.plant.effective_hessian(hessian)
+    def effective_hessian(self, hessian, states):
+        return self.plant.effective_hessian(hessian, states)
 
     def accepted(self, memory):
         return self.plant.accepted(memory[0])
@@ -116,6 +116,7 @@ class Guarded(ParticlePlant):
                 )
 
     def admit(self, position, dtype):
+        self.plant.admit(position, dtype)
         inside = self.filter.contains(position)
         if self.filter.tube is None and not inside.all():
             h = self.filter.values(position)
@@ -162,6 +163,15 @@ class Guarded(ParticlePlant):
             parts |= {"effort": jnp.zeros((2, *shape), x.dtype), "multipliers": jnp.zeros((m, *shape), x.dtype)}
         record = Record(**parts)
         return State(inner.position, noise.join(inner.lanes, last), inner.step, (inner.memory, record, depth))
+
+    def refresh(self, energy, state, temperature):
+        memory, *rest = state.memory
+        h = jnp.asarray(self.step, state.position.dtype)
+        own = energy
+        if not isinstance(self.plant, KineticLangevin):
+            own = self._inner_energy(energy, state.step.astype(h.dtype) * h)
+        inner = self.plant.refresh(own, State(state.position, state.lanes, state.step, memory), temperature)
+        return eqx.tree_at(lambda s: s.memory, state, (inner.memory, *rest))
 
     def move(self, energy, state, temperature):
         memory, record, depth = state.memory
@@ -309,6 +319,12 @@ def guard(plant: Plant, safety: SafetyFilter | None) -> Plant:
             why = "a filtered drift has no Metropolis ratio. Or take scheme='euler', with the step that it needs"
         raise ValueError(
             f"mode must be 'reflected' or 'barrier_energy' for {name}{f'({scheme})' if scheme else ''}: {why}."
+        )
+    if callable(getattr(plant, "mobility", None)) and not (mode == "reflected" and scheme == "mala"):
+        raise ValueError(
+            f"metric must be constant under a safety filter of mode {mode!r}: what it adds to the drift, and the way "
+            "back inside, are worked out for one K. Pass metric=<array>, or scheme='mala' with mode='reflected', which "
+            "refuses steps that leave."
         )
     if mode == "cbf" and isinstance(plant, Langevin):
         try:

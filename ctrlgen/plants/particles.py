@@ -18,9 +18,11 @@ from ctrlgen.checks import positive, positive_definite
 from ctrlgen.energies.algebra import Reparametrised
 from ctrlgen.energies.base import Energy
 from ctrlgen.estimate import Estimate
+from ctrlgen.once import once
 from ctrlgen.plants import noise
 from ctrlgen.plants.ensemble import ParticlePlant, State, evolve
-from ctrlgen.rows import moved
+from ctrlgen.plants.mobility import Local, StateMobility
+from ctrlgen.rows import moved, total
 
 __all__ = ["GradientFlow", "KineticLangevin", "Langevin", "State", "evolve"]
 
@@ -28,25 +30,29 @@ __all__ = ["GradientFlow", "KineticLangevin", "Langevin", "State", "evolve"]
 class Langevin(ParticlePlant):
     """Overdamped Langevin: dX = -(M⁻¹ + J)∇E dt + sqrt(2ε M⁻¹) dW; the Gibbs measure is ∝ exp(-E/ε) for every M and J.
 
+    In a metric that depends on the state, M(x), the drift gains ε ∇·K with K = M⁻¹ and (∇·K)_i = Σ_j ∂_j K_ij, which
+    keeps the same Gibbs measure. A step then costs d derivatives of M beside one gradient of E.
+
     Args:
         temperature: ε > 0 [energy].
         step: h > 0 [time].
         scheme: "euler" (Euler–Maruyama, ULA; weak order 1) or "mala" (Metropolis-adjusted: no bias in the limit).
-        metric: M, positive definite, (d,) for a diagonal or (d, d); the identity when omitted.
+        metric: M, positive definite, (d,) for a diagonal or (d, d); the identity when omitted. Or a JAX-traceable
+            function of one state, (d,) -> (d,) or (d, d), once differentiable; it is looked at when a run starts.
         skew: J, (d, d), skew-symmetric; zero when omitted. Not with "mala", whose reversibility it breaks.
 
     Raises:
         ValueError: an argument is out of its range, or metric and skew disagree in size.
 
     References: Roberts and Tweedie, Bernoulli 2 (1996) 341; Lelièvre, Nier and Pavliotis, J. Stat. Phys. 152
-    (2013) 237.
+    (2013) 237; Xifara et al., Stat. Probab. Lett. 91 (2014) 14, for a metric that depends on the state.
     """
 
     temperature: float
     step: float
     scheme: Literal["euler", "mala"] = eqx.field(static=True)
-    mobility: np.ndarray | None  # K = M⁻¹: (d,) or (d, d)
-    root: np.ndarray | None  # K = root rootᵀ
+    mobility: np.ndarray | StateMobility | None  # K = M⁻¹: (d,) or (d, d), or a function of the state
+    root: np.ndarray | None  # K = root rootᵀ, of a constant one
     skew: np.ndarray | None
     weak_order: ClassVar[int] = 1
 
@@ -66,14 +72,19 @@ class Langevin(ParticlePlant):
         self.scheme = scheme
         self.mobility, self.root = _mobility(metric)
         self.skew = _skew(skew)
-        sizes = {len(a) for a in (self.mobility, self.skew) if a is not None}
+        sizes = {len(a) for a in (self.mobility, self.skew) if not (a is None or callable(a))}
         if len(sizes) > 1:
             raise ValueError(f"metric and skew must have one size; got {sorted(sizes)}.")
 
     @property
     def dim(self) -> int | None:
         """The dimension that metric or skew fixes; None when any will do."""
-        return next((len(a) for a in (self.mobility, self.skew) if a is not None), None)
+        return next((len(a) for a in (self.mobility, self.skew) if not (a is None or callable(a))), None)
+
+    def admit(self, position, dtype):
+        if isinstance(self.mobility, StateMobility):
+            self.mobility.check(position)
+        return super().admit(position, dtype)
 
     def lanes(self, dim):
         return (dim + 1) // 2 + (self.scheme == "mala")
@@ -83,29 +94,56 @@ class Langevin(ParticlePlant):
             return state
         x = state.position
         memory = (energy.potential(x), energy.slope(x), jnp.zeros(x.shape[1:], jnp.int32))
+        if isinstance(self.mobility, StateMobility):
+            memory = (*memory, self.mobility.look(x))
         return eqx.tree_at(lambda s: s.memory, state, memory, is_leaf=lambda v: v is None)
+
+    def refresh(self, energy, state, temperature):
+        if self.scheme == "euler":
+            return state
+        x = state.position
+        memory = (energy.potential(x), energy.slope(x), *state.memory[2:])
+        return eqx.tree_at(lambda s: s.memory, state, memory)
 
     def move(self, energy, state, temperature):
         x = state.position
         h = jnp.asarray(self.step, x.dtype)
+        if isinstance(self.mobility, StateMobility):
+            step = self._euler_in_local if self.scheme == "euler" else self._metropolis_in_local
+            return step(self.mobility, energy, state, temperature, h)
         if self.scheme == "euler":
             kick, lanes = self.kick(state.lanes, x, temperature)
             return State(x + h * self.drift(energy, x) + kick, lanes, state.step)
         return self._metropolis(energy, state, temperature, h)
 
-    def drift(self, energy: Energy, x: jax.Array) -> jax.Array:
-        """-(K + J)∇E, (d, n)."""
+    def drift(self, energy: Energy, x: jax.Array, temperature: Any = None) -> jax.Array:
+        """-(K + J)∇E, and + ε ∇·K where the metric depends on the state, (d, n); ε is the plant's own if omitted."""
+        if isinstance(self.mobility, StateMobility):
+            temperature = jnp.asarray(self.temperature if temperature is None else temperature, x.dtype)
+            local, divergence = self.mobility.look(x)
+            return self._flow(local, energy.slope(x)) + temperature * divergence
         return self.command(energy.slope(x))
 
     def command(self, slope: jax.Array) -> jax.Array:
-        """The drift that a slope (d, n) commands, -(K + J) slope."""
+        """The drift that a slope (d, n) commands in a constant metric, -(K + J) slope.
+
+        Raises:
+            ValueError: the metric depends on the state.
+        """
+        if isinstance(self.mobility, StateMobility):
+            raise ValueError(
+                "metric must be constant for a drift that depends on the slope alone; use .drift(energy, x)."
+            )
         drift = moved(self.mobility, slope)
         return -(drift if self.skew is None else drift + moved(self.skew, slope))
 
     def kick(self, lanes: noise.Lanes, x: jax.Array, temperature: Any) -> tuple[jax.Array, noise.Lanes]:
         """The noise of one step, sqrt(2εh) K^½ ξ, (d, n), and the streams after it."""
         xi, lanes = noise.normals(lanes, x.shape[0], x.dtype)
-        return jnp.sqrt(2 * temperature * jnp.asarray(self.step, x.dtype)) * moved(self.root, xi), lanes
+        size = jnp.sqrt(2 * temperature * jnp.asarray(self.step, x.dtype))
+        if isinstance(self.mobility, StateMobility):
+            return size * self.mobility.at(x).coloured(xi), lanes
+        return size * moved(self.root, xi), lanes
 
     def accepted(self, memory):
         return memory[2] if self.scheme == "mala" else None
@@ -131,11 +169,49 @@ class Langevin(ParticlePlant):
         )
         return State(jnp.where(accept, proposal, x), noise.join(own, last), state.step, memory)
 
+    def _flow(self, local: Local, slope: jax.Array) -> jax.Array:
+        drift = local.moved(slope)
+        return -(drift if self.skew is None else drift + moved(self.skew, slope))
+
+    def _euler_in_local(self, mobility: StateMobility, energy: Energy, state: State, temperature: Any, h: Any) -> State:
+        x = state.position
+        xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
+        local, divergence = mobility.look(x)
+        drift = once(self._flow(local, energy.slope(x)) + temperature * divergence, state.step)
+        return State(x + h * drift + jnp.sqrt(2 * temperature * h) * local.coloured(xi), lanes, state.step)
+
+    def _metropolis_in_local(
+        self, mobility: StateMobility, energy: Energy, state: State, temperature: Any, h: Any
+    ) -> State:
+        x, (value, slope, accepted, (local, divergence)) = state.position, state.memory
+        own, last = noise.cut(state.lanes, -1)
+        xi, own = noise.normals(own, x.shape[0], x.dtype)
+        word, last = noise.bits(last)
+        drift = temperature * divergence - local.moved(slope)
+        proposal = x + h * drift + jnp.sqrt(2 * temperature * h) * local.coloured(xi)
+        proposal = once(proposal, state.step)
+        there = once((energy.potential(proposal), energy.slope(proposal), mobility.look(proposal)), state.step)
+        new_value, new_slope, (new_local, new_divergence) = there
+        # ε log of the ratio of both densities, N(x'; x + h b(x), 2εh K(x)): b is the drift, and det K differs too
+        back = x - proposal - h * (temperature * new_divergence - new_local.moved(new_slope))
+        backward = new_local.square(back) / (4 * h) - temperature * new_local.log_det / 2
+        forward = temperature * (total(xi * xi) - local.log_det) / 2
+        log_ratio = (value - new_value - backward + forward) / jnp.where(temperature > 0, temperature, 1)
+        accept = (jnp.log(noise.uniform(word[0], x.dtype)) < log_ratio) | ((temperature <= 0) & jnp.isfinite(new_value))
+        kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), there, (value, slope, (local, divergence)))
+        memory = (*kept[:2], accepted + accept.astype(jnp.int32), kept[2])
+        return State(jnp.where(accept, proposal, x), noise.join(own, last), state.step, memory)
+
     @property
     def reshapes_curvature(self):
-        return self.root is not None
+        return self.mobility is not None
 
     def dissipation(self, state, energy):
+        if isinstance(self.mobility, StateMobility):
+            raise ValueError(
+                "dissipation of particles is estimated in constant metrics only: here -dV/dt = ε∫ρ s·K(x)s, s = "
+                "∇log(ρ/ρ*). KL falls all the same; see response.kl."
+            )
         x = np.asarray(state, dtype=np.float64)
         if self.root is not None:  # -dV/dt = ε E[s·M⁻¹s]: in coordinates where M is the identity, ε I
             energy = Reparametrised(energy, self.root)
@@ -143,7 +219,9 @@ class Langevin(ParticlePlant):
         fisher = measure.fisher(x, energy, self.temperature)
         return Estimate(self.temperature * fisher.value, self.temperature * fisher.error)
 
-    def effective_hessian(self, hessian):
+    def effective_hessian(self, hessian, states):
+        if isinstance(self.mobility, StateMobility):
+            return self.mobility.whitened(hessian, states)
         if self.root is None:
             return hessian
         root = np.diag(self.root) if self.root.ndim == 1 else self.root
@@ -176,6 +254,9 @@ class KineticLangevin(ParticlePlant):
         x = state.position
         xi, lanes = noise.normals(state.lanes, x.shape[0], x.dtype)
         return State(x, lanes, state.step, (jnp.sqrt(temperature) * xi, energy.slope(x)))
+
+    def refresh(self, energy, state, temperature):
+        return eqx.tree_at(lambda s: s.memory, state, (state.memory[0], energy.slope(state.position)))
 
     def move(self, energy, state, temperature, accept: Callable | None = None):
         """One step. `accept` (which flight, from, to) -> (n,) may refuse free flights, to keep particles in a set.
@@ -315,9 +396,11 @@ def _solve(root: Any, x: jax.Array) -> jax.Array:
     return x / (root**2)[:, None] if root.ndim == 1 else jax.scipy.linalg.cho_solve((root, True), x)
 
 
-def _mobility(metric: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _mobility(metric: Any) -> tuple[Any, np.ndarray | None]:
     if metric is None:
         return None, None
+    if callable(metric):
+        return StateMobility(metric), None
     m = np.asarray(metric, dtype=np.float64)
     if m.ndim == 1:
         if not (np.isfinite(m).all() and (m > 0).all()):

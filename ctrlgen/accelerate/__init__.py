@@ -1,0 +1,1 @@
+"""Faster closed loops with the same Gibbs measure: metrics, nonreversible drift, friction."""

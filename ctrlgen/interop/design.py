@@ -1,0 +1,182 @@
+"""Design of a density feedback: a Riccati gain on the slow modes, or a law that dissipates whatever the density is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from scipy.linalg import solve_discrete_are
+
+from ctrlgen.checks import positive
+from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled, potentials
+from ctrlgen.interop.density import _static, _with_functions, slow_modes
+from ctrlgen.modes import SlowModes
+
+REACH = 25.0  # default limit: inputs that tilt the energy by so many temperatures over a standard deviation of φ
+GAP = 3.0  # ratio of neighbouring rates above which the modes before are slow
+REACHED = 1e-6  # share of the best reached mode's response below which an input does not reach a mode
+HELD = 0.02  # a command is held for this share of the second mode's time
+
+
+def density_feedback(
+    energy: Energy,
+    plant: Any,
+    inputs: Sequence[Any] | None = None,
+    order: int = 10,
+    *,
+    law: Literal["riccati", "dissipative"] = "riccati",
+    effort: float = 1e-4,
+    decay: float | None = None,
+    limit: Any = None,
+    period: float | None = None,
+    states: Sequence[Any] | None = None,
+    **options: Any,
+) -> DensityFeedback:
+    """A controller block for `ClosedLoop` that sees the density: E + Σ uⱼφⱼ, u → 0 at the Gibbs measure of E.
+
+    Law "riccati" is the linear-quadratic regulator of the slow modes z = E_ρ[ζ] for ∫|z|² + effort·Σ(uⱼσⱼ/ε)² dt, σⱼ
+    the standard deviation of φⱼ under ρ*: |z|²/2 is KL to second order and (uσ/ε)²/2 that of a constant input, so that
+    effort is a pure number. It is designed for commands that are held for `period`, and saturates at `limit`.
+
+    Law "dissipative" is uⱼ = -kⱼE_ρ[Lφⱼ], Lφ = εΔφ - ∇E·∇φ: along it dKL/dt = -εI - Σ uⱼ²/(εkⱼ) without saturation, and
+    at most -εI with it, for every density and every energy: never slower than the open loop, and proved, but blind to
+    modes on which E_ρ[Lφ] is small.
+
+    It works on grid densities and on particles, whose slow modes are evaluated as means of eigenfunctions.
+
+    Args:
+        energy: E, static.
+        plant: where the slow modes come from, as in `interop.slow_modes`: a FokkerPlanckGrid, particles (by samples,
+            in any dimension), or modes.
+        inputs: control potentials φⱼ: energies, formulas (SymPy or strings) or JAX functions; the slower half of the
+            modes themselves when omitted, of which each reaches its own.
+        order: r ≥ 1, modes of the design.
+        law: "riccati" or "dissipative".
+        effort: weight of the inputs > 0; smaller is faster, until inputs saturate.
+        decay: δ ≥ 0 [1 / time]: the closed loop's modes are asked to decay faster than that ("prescribed degree of
+            stability"); every mode that is slower by itself must be reached by the inputs. When omitted: half of the
+            rate above the widest gap among the modes (0 where none is wider than threefold), for those reached.
+        limit: at which inputs saturate, a number or (m,) [energy / unit of φ]; 25ε/σⱼ when omitted.
+        period: how long a command is held [time]; 0.02/|λ₂| when omitted.
+        states: names of the states in formulas; those of the energy's own formula, or x1, ..., xd, when omitted.
+        options: as in `interop.slow_modes`.
+
+    Returns:
+        a `DensityFeedback`: `.command(density)`, `.verify()`, and `.design` with the gain, the modes and the closed
+        loop's poles.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it has to be; no input reaches a mode that `decay` asks for.
+
+    References: Breiten, Kunisch and Pfeiffer, ESAIM: COCV 24 (2018) 741; Anderson and Moore, Optimal Control (1990),
+    ch. 3 (degree of stability); Jurdjevic and Quinn, J. Differ. Equ. 28 (1978) 381 (damping by -L_gV).
+    """
+    phi = () if inputs is None else potentials(inputs, _static(energy), "inputs", states)
+    if law not in ("riccati", "dissipative"):
+        raise ValueError(f"law must be 'riccati' or 'dissipative'; got {law!r}.")
+    effort = positive("effort", effort)
+    if decay is not None and not (np.isfinite(decay) and decay >= 0):
+        raise ValueError(f"decay must be finite and ≥ 0; got {decay!r}.")
+    modes = slow_modes(energy, plant, order, **_with_functions(plant, options, phi))
+    phi = phi or modes.energies((modes.order + 1) // 2)
+    spread = modes.spread(phi)
+    if (flat := np.flatnonzero(~(spread > 1e-12))).size:
+        raise ValueError(
+            f"inputs[{flat[0]}] must vary under the Gibbs measure; its standard deviation is {spread[flat[0]]:.3g}."
+        )
+    limits = REACH * modes.temperature / spread if limit is None else limit
+    held = HELD / abs(float(modes.rates[min(1, modes.order - 1)])) if period is None else positive("period", period)
+    if law == "dissipative":
+        images = tuple(Generated(energy, f, modes.temperature) for f in phi)
+        gains = np.asarray(limits, dtype=np.float64) / modes.spread(images)
+        design = Design(law, modes, np.diag(gains), np.zeros((0, 0)), np.zeros(0), held)
+        observable = Scaled(images, gains)
+    else:
+        b, n = modes.steer(phi)
+        weight = np.diag(effort * (spread / modes.temperature) ** 2)
+        gain = _regulator(modes.rates, b, weight, held, decay)
+        design, observable = Design(law, modes, gain, b, n, held), modes.observable(gain)
+    return DensityFeedback(
+        energy, phi, observable, limit=limits, period=held, temperature=modes.temperature, law=law, design=design
+    )
+
+
+def _regulator(rates: np.ndarray, b: np.ndarray, weight: np.ndarray, period: float, decay: float | None) -> np.ndarray:
+    """K, (m, r), with the degree of stability that was asked for, or the one that the gaps of the modes suggest."""
+    if decay is not None:
+        return _riccati(rates, b, weight, period, float(decay))
+    ratios = rates[1:] / np.minimum(rates[:-1], -1e-300)
+    widest = int(np.argmax(ratios)) if len(ratios) else 0
+    decay = -float(rates[widest + 1]) / 2 if len(ratios) and ratios[widest] > GAP else 0.0
+    reach = np.linalg.norm(b / np.maximum(-rates, 1e-300)[:, None], axis=1)  # of a mode, by a constant input
+    served = (reach > REACHED * reach.max()) | (-rates > decay)
+    gain = np.zeros((b.shape[1], len(rates)))
+    gain[:, served] = _riccati(rates[served], b[served], weight, period, decay)
+    return gain
+
+
+def _riccati(rates: np.ndarray, b: np.ndarray, weight: np.ndarray, period: float, decay: float) -> np.ndarray:
+    """K, (m, r), of u = -Kz: the discrete regulator of the plant under held inputs, with a degree of stability."""
+    a, held = _sampled(rates, b, period)
+    faster = np.exp(decay * period)
+    try:
+        p = solve_discrete_are(faster * np.diag(a), faster * held, period * np.eye(len(rates)), period * weight)
+    except (np.linalg.LinAlgError, ValueError):
+        reach = np.abs(b).max(axis=1)
+        missed = [k for k in range(len(rates)) if -rates[k] <= decay and reach[k] <= 1e-8 * reach.max()]
+        raise ValueError(
+            f"decay must be below the rates of modes that no input reaches; modes {missed} decay at "
+            f"{[float(f'{-rates[k]:.4g}') for k in missed]}, and decay is {decay:g}. Add an input, or lower decay."
+        ) from None
+    a, held = faster * a, faster * held
+    return np.linalg.solve(period * weight + held.T @ p @ held, held.T @ p * a)
+
+
+def _sampled(rates: np.ndarray, b: np.ndarray, period: float) -> tuple[np.ndarray, np.ndarray]:
+    """exp(ΛT), (r,), and ∫exp(Λs)ds B, (r, m): one period under a held input."""
+    travel = np.where(rates == 0, period, np.expm1(rates * period) / np.where(rates == 0, 1.0, rates))
+    return np.exp(rates * period), travel[:, None] * b
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """What a density feedback was designed from.
+
+    Attributes:
+        law: "riccati" or "dissipative".
+        modes: the slow modes.
+        gain: K, (m, r), of u = -Kz; of the dissipative law diag(k), (m, m).
+        steer: B, (r, m), of ż = Λz + Bu + Σ uⱼNⱼz.
+        bilinear: N, (m, r, r).
+        period: for which commands are held [time].
+    """
+
+    law: str
+    modes: SlowModes
+    gain: np.ndarray = field(repr=False)
+    steer: np.ndarray = field(repr=False)
+    bilinear: np.ndarray = field(repr=False)
+    period: float = 0.0
+
+    @property
+    def poles(self) -> np.ndarray:
+        """Those of the linearised closed loop, (r,) [1 / time]: logarithms over the period of the sampled loop's."""
+        if self.law != "riccati":
+            raise ValueError("the dissipative law was not designed on modes, and knows no poles.")
+        a, held = _sampled(self.modes.rates, self.steer, self.period)
+        values = np.linalg.eigvals(np.diag(a) - held @ self.gain)
+        return np.sort_complex(np.log(values.astype(complex)) / self.period)[::-1]
+
+    def stable_when_held(self, period: float) -> bool:
+        """Is the linearised loop stable when commands are held for this long?"""
+        a, held = _sampled(self.modes.rates, self.steer, period)
+        return bool(np.abs(np.linalg.eigvals(np.diag(a) - held @ self.gain)).max() < 1)
+
+    def verify(self, feedback: DensityFeedback, **options: Any) -> Any:
+        """Where the density tends to the Gibbs measure; see `certify.feedback`."""
+        from ctrlgen.certify.feedback import verify_feedback
+
+        return verify_feedback(feedback, self, **options)
