@@ -22,6 +22,7 @@ import ctrlgen as cg
 
 WEIGHTS = (1.0, 0.5)
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+HALF = 3.7  # of the window that is drawn
 STEP = 1e-4  # of the command about a well; small enough for the linearization
 
 
@@ -105,14 +106,14 @@ def the_other_way(energy, starts, duration):
 def draw(exact, energy, theirs, found, response, path):
     """python-control's phase plane of the composed loop; its paths on the energy; the step responses."""
     axes = cg.plot.figure(1, 3, (4.6, 4.2)).ravel()
-    window = [-2.6, 2.6, -2.6, 2.6]
+    window = [-HALF, HALF, -HALF, HALF]
     ct.phase_plane_plot(
         exact, window, 1.5, ax=axes[0], plot_streamlines=False, plot_vectorfield=False, plot_streamplot=True,
         plot_separatrices=False, plot_equilpoints=True, gridspec=[9, 9], suppress_warnings=True,
     )  # fmt: skip
     axes[0].set(title="ct.phase_plane_plot of the composed loop", xlabel="x[0]", ylabel="x[1]")
     low = float(np.min(energy(np.array(found))))
-    cg.plot.energy(energy, axes[1], bounds=[[-2.6, -2.6], [2.6, 2.6]], levels=np.linspace(low, low + 40, 25))
+    cg.plot.energy(energy, axes[1], bounds=[[-HALF, -HALF], [HALF, HALF]], levels=np.linspace(low, low + 20, 25))
     for path_of_one in theirs:
         axes[1].plot(*path_of_one.T, color=cg.plot.BLUE, lw=0.9)
         axes[1].plot(*path_of_one[0], ".", color=cg.plot.BLUE, markersize=3)

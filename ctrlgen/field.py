@@ -291,10 +291,6 @@ class VectorField:
         if count not in (None, self.dim):
             raise ValueError(f"{name} must have {_components(self.dim)}; got a system with {count} states.")
         self.discrete = None if system.dt is None else bool(system.dt)
-        if callable(own := getattr(system, "vector_field", None)):  # ctrlgen's own systems know theirs
-            field: Any = own(self.states)
-            self.exprs, self._native, self.why_no_formula = field.exprs, field._native, field.why_no_formula
-            return
         if getattr(system, "updfcn", True) is None:
             raise ValueError(f"{name} must have a state; its output does not depend on one.")
         found = equations(system, states=self.dim)

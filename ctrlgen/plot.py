@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from ctrlgen.accelerate.region import RegionVerdict
 from ctrlgen.certify.region import Region
 from ctrlgen.energies.base import Energy
+from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.precision import float64
 from ctrlgen.response import Response
@@ -31,6 +32,7 @@ from ctrlgen.training.result import TrainingResult
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 COLOURS = "viridis"
 # low energy bright, and all of it pale: the landscape stays behind what moves on it
 LANDSCAPE = ListedColormap(0.4 + 0.6 * colormaps["viridis_r"](np.linspace(0.05, 1, 256))[:, :3])
@@ -209,7 +211,8 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     # drift keeps no Gibbs measure
     bound = response.energy_block.properties.hessian_lower
     bent = response.filter is not None and response.filter.mode == "cbf"
-    plain = getattr(response.plant, "mobility", None) is None and response.schedule is None and not bent
+    moved = response.inputs is not None or getattr(response, "extra", None) is not None
+    plain = getattr(response.plant, "mobility", None) is None and response.schedule is None and not (bent or moved)
     overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
     certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
     decay(response, axes[0], certified, label="certified", most=most)
@@ -233,6 +236,28 @@ def energies(response: Response, ax: Axes | None = None, most: int = 60) -> Axes
         ax.fill_between(time, value - 2 * error, value + 2 * error, color=color, alpha=0.25, linewidth=0)
         ax.plot(time, value, marker, color=color, linewidth=1.4, label=label)
     ax.set(xlabel="time", ylabel="energy")
+    ax.grid(True, alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def inputs(response: Response, ax: Axes | None = None) -> Axes:
+    """What a density feedback commanded at the records, u over time, with the limits at which it saturates.
+
+    Raises:
+        ValueError: the controller was a static energy.
+    """
+    if response.inputs is None or not isinstance(response.controller, DensityFeedback):
+        raise ValueError("response must be of a loop under density feedback; this controller is a static energy.")
+    ax = _axes(ax)
+    styles = ("-", "--", "-.", ":")
+    for j, (u, limit) in enumerate(zip(response.inputs.T, response.controller.limit, strict=True)):
+        color = CYCLE[j % len(CYCLE)]
+        ax.plot(response.time, u, styles[j % len(styles)], color=color, linewidth=1.4, label=f"u[{j}]")
+        if np.abs(u).max() > 0.5 * limit:
+            for level in (-limit, limit):
+                ax.axhline(level, color=color, linewidth=0.7, alpha=0.6, linestyle=":")
+    ax.set(xlabel="time", ylabel="input")
     ax.grid(True, alpha=0.25)
     ax.legend(frameon=False, fontsize="small")
     return ax

@@ -259,7 +259,8 @@ class Response:
     def to_control(self) -> control.TimeResponseData:
         """The moments as python-control's TimeResponseData: outputs are the means, states the particles if few.
 
-        Particles (n, d) with n·d ≤ 1000 become states x[particle, coordinate].
+        Particles (n, d) with n·d ≤ 1000 become states x[particle, coordinate], the commands of a density feedback
+        inputs u[j].
         """
         import control
 
@@ -268,9 +269,11 @@ class Response:
             states = self._stacked.reshape(len(self.time), -1).T
         d = outputs.shape[0]
         labels = [f"x[{i},{j}]" for i in range(len(states) // d) for j in range(d)] if states is not None else None
+        u = None if self.inputs is None else self.inputs.T
         return control.TimeResponseData(
-            self.time, outputs, states=states, issiso=False, output_labels=[f"mean[{j}]" for j in range(d)],
-            state_labels=labels, sysname="closed loop", title="ctrlgen closed loop", plot_inputs=False,
+            self.time, outputs, states=states, inputs=u, issiso=False, output_labels=[f"mean[{j}]" for j in range(d)],
+            state_labels=labels, input_labels=None if u is None else [f"u[{j}]" for j in range(len(u))],
+            sysname="closed loop", title="ctrlgen closed loop", plot_inputs=u is not None,
         )  # fmt: skip
 
     def __str__(self) -> str:

@@ -47,6 +47,15 @@ def test_modes_are_biorthogonal_and_the_generator_acts_on_them(flux):
     assert masses.min() < 1e-30
 
 
+def test_a_gap_below_rounding_leaves_no_constant_in_the_mode():
+    cold = cg.FokkerPlanckGrid([(-1.6, 1.6)], (300,), 0.03)
+    modes = grid_modes(cg.SymbolicEnergy("(x**2 - 1)**2", ["x"]), cold, 2)
+    assert abs(modes.rates[0]) < 1e-11
+    masses = np.asarray(cold.gibbs(cg.SymbolicEnergy("(x**2 - 1)**2", ["x"])))
+    assert abs(masses @ modes.values[0]) < 1e-12
+    np.testing.assert_allclose(np.abs(modes.at([[-1.0], [1.0]])[:, 0]), 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("flux", ["scharfetter-gummel", "curved"])
 def test_derivative_of_the_generator(flux):
     grid = cg.FokkerPlanckGrid([(-2, 2), (-1.5, 1.5)], (12, 9), 0.3, flux=flux)

@@ -113,21 +113,24 @@ def over_box(
     budget: int,
     deadline: Deadline,
     enough: tuple[float, float] = (np.inf, -np.inf),
+    upper: bool = True,
 ) -> Range:
     """Bounds over a box (2, d): the boxes whose bounds are worst are split.
 
-    It ends when the budget of boxes or the time is spent, or when low ≥ enough[0] and high ≤ enough[1].
+    It ends when the budget of boxes or the time is spent, or when low ≥ enough[0] and, where `upper` is asked for,
+    high ≤ enough[1].
     """
-    lower, upper = box
-    low, high = lower[None], upper[None]
+    low, high = box[:1], box[1:]
     ends, sides = _look(inner, frame, low, high)
     used = 1
     while used < budget and not deadline.over:
-        if ends[0].min() >= enough[0] and ends[1].max() <= enough[1]:
+        if ends[0].min() >= enough[0] and (not upper or ends[1].max() <= enough[1]):
             break
         n = len(low)
         take = max(1, min(int(SPLIT * n) + 1, (budget - used) // 4 + 1))
-        worst = np.unique(np.concatenate([np.argsort(e, kind="stable")[:take] for e in (ends[0], -ends[1])]))
+        worst = np.unique(
+            np.concatenate([np.argsort(e, kind="stable")[:take] for e in (ends[0], -ends[1])[: 1 + upper]])
+        )
         worst = worst[(high[worst] > low[worst]).any(axis=1)]
         if len(worst) == 0:
             break

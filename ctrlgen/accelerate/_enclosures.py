@@ -228,26 +228,66 @@ def _mixture(energy: GaussianMixture) -> Curvature:
             out.append(Intervals.exact(o) - Intervals.exact(0.5) * ((y * y) @ Intervals.exact(np.ones((d, 1)))))
         return out
 
-    def run(box: Intervals) -> Intervals:
-        n = len(box.mid)
-        off = Intervals(np.zeros_like(box.mid), box.rad)[:, :, None]
-        pull, at = pulls(box), heights(Intervals.exact(box.mid))
-        gaps = {pair: apart(pull, *pair) for pair in pairs}
-        ahead = {}  # of the exponents of j and of k, by the mean value theorem
+    def shares(box: Intervals, gaps: dict[tuple[int, int], Intervals]) -> list[Intervals]:
+        """The responsibilities, (n, 1) each, the differences of exponents by the mean value theorem."""
+        off, at = Intervals(np.zeros_like(box.mid), box.rad)[:, :, None], heights(Intervals.exact(box.mid))
+        ahead = {}
         for (j, k), gap in gaps.items():
             ahead[j, k] = at[j] - at[k] - (_reshaped(gap, (-1, 1, d)) @ off)[:, :, 0]
             ahead[k, j] = -ahead[j, k]
-        shares = [_share([ahead[j, k] for j in range(count) if j != k], n) for k in range(count)]
-        total = Intervals.exact(np.zeros((n, d, d)))
-        for r, p in zip(shares, precisions, strict=True):
-            total = total + r[:, :, None] * p
+        return [_share([ahead[j, k] for j in range(count) if j != k], len(box.mid)) for k in range(count)]
+
+    def hessian(box: Intervals) -> tuple[Intervals, list[Intervals], dict[tuple[int, int], Intervals]]:
+        pull = pulls(box)
+        gaps = {pair: apart(pull, *pair) for pair in pairs}
+        r = shares(box, gaps)
+        total = Intervals.exact(np.zeros((len(box.mid), d, d)))
+        for share, p in zip(r, precisions, strict=True):
+            total = total + share[:, :, None] * p
         for (j, k), gap in gaps.items():
-            both = shares[j].times(shares[k])
-            both = Intervals.between(np.maximum(both.low, 0.0), np.minimum(both.high, 0.25))
-            total = total - both[:, :, None] * (gap[:, :, None] * gap[:, None, :])
+            total = total - _both(r[j], r[k])[:, :, None] * (gap[:, :, None] * gap[:, None, :])
+        return total, r, gaps
+
+    def third(r: list[Intervals], gaps: dict[tuple[int, int], Intervals]) -> Intervals:
+        """∇³E/ε, (n, d, d, d), the last axis that of the new derivative: ∇rₖ = rₖ Σⱼ rⱼ(Pⱼ(x - μⱼ) - Pₖ(x - μₖ))."""
+        zero = Intervals.exact(np.zeros((len(r[0].mid), d)))
+        slopes = []
+        for k in range(count):
+            towards = zero
+            for j in range(count):
+                if j != k:
+                    gap = gaps[j, k] if j < k else -gaps[k, j]
+                    towards = towards + _both(r[j], r[k]) * gap
+            slopes.append(towards)
+        total = Intervals.exact(np.zeros((len(r[0].mid), d, d, d)))
+        for slope, p in zip(slopes, precisions, strict=True):
+            total = total + p[..., None] * slope[:, None, None, :]
+        for (j, k), gap in gaps.items():
+            turn = slopes[j] * r[k] + slopes[k] * r[j]
+            outer = gap[:, :, None] * gap[:, None, :]
+            total = total - outer[..., None] * turn[:, None, None, :]
+            if not shared:
+                bend = precisions[j] - precisions[k]
+                one = bend[None, :, None, :] * gap[:, None, :, None] + bend[None, None, :, :] * gap[:, :, None, None]
+                total = total - _both(r[j], r[k])[:, :, None, None] * one
+        return total
+
+    def run(box: Intervals) -> Intervals:
+        total, r, gaps = hessian(box)
+        if d <= MOST_DIMENSIONS and box.rad.any():
+            off = Intervals(np.zeros_like(box.mid), box.rad)
+            n = len(box.mid)
+            change = _reshaped(third(r, gaps), (n, d * d, d)) @ off[:, :, None]
+            total = total.meet(hessian(Intervals.exact(box.mid))[0] + _reshaped(change, (n, d, d)))
         return epsilon * total
 
     return run
+
+
+def _both(a: Intervals, b: Intervals) -> Intervals:
+    """The product of two responsibilities: at most a quarter, as their sum is at most one."""
+    out = a.times(b)
+    return Intervals.between(np.maximum(out.low, 0.0), np.minimum(out.high, 0.25))
 
 
 def _share(ahead: list[Intervals], n: int) -> Intervals:
@@ -266,24 +306,42 @@ def _share(ahead: list[Intervals], n: int) -> Intervals:
 
 
 def _formula(energy: Energy) -> Curvature | None:
-    """By the formula and its derivatives in ball arithmetic, box by box; None where there is none that is smooth."""
-    from flint import arb
-
+    """By the formula, where there is one that is C² but for conditions."""
     from ctrlgen.continuity import JumpError, conditions
-    from ctrlgen.prove.balls import Compiled, Undefined, Unsupported
 
-    d = energy.dim
-    found = formula_hessian(energy) if d <= MOST_DIMENSIONS + 1 else None
+    found = formula_hessian(energy) if energy.dim <= MOST_DIMENSIONS + 1 else None
     if found is None:
         return None
     try:
         smooth = [pair for expr in found.given for pair in conditions(expr, 2)]
-        pairs = [(i, j) for i in range(d) for j in range(i, d)]
-        upper: list[Any] = [found.matrix[i, j] for i, j in pairs]
-        entries = Compiled(upper, found.states)
+    except JumpError:
+        return None
+    return of_matrix(found.matrix, found.states, smooth)
+
+
+def of_matrix(matrix: Any, states: Sequence[Any], smooth: Sequence[tuple[Any, Any]] = ()) -> Curvature | None:
+    """Enclosures of a symmetric matrix of formulas and its mean-value form in ball arithmetic, box by box.
+
+    Args:
+        matrix: (k, k) SymPy, exact numbers.
+        states: d symbols.
+        smooth: (formula, "> 0", "≥ 0" or "≠ 0") that must hold on a box, or nothing is known of it.
+
+    Returns:
+        the function from boxes to enclosures; None where a formula has none.
+    """
+    from flint import arb
+
+    from ctrlgen.prove.balls import Compiled, Undefined, Unsupported
+
+    d, size = len(states), matrix.shape[0]
+    pairs = [(i, j) for i in range(size) for j in range(i, size)]
+    upper: list[Any] = [matrix[i, j] for i, j in pairs]
+    try:
+        entries = Compiled(upper, states)
         slopes = entries.derivative()
-        needed = Compiled([expr for expr, _ in smooth], found.states) if smooth else None
-    except (JumpError, Unsupported):
+        needed = Compiled([expr for expr, _ in smooth], states) if smooth else None
+    except Unsupported:
         return None
     row, column = np.transpose(pairs)
 
@@ -304,7 +362,7 @@ def _formula(energy: Energy) -> Curvature | None:
 
     def run(box: Intervals) -> Intervals:
         n = len(box.mid)
-        ends = np.empty((n, d, d, 2))
+        ends = np.empty((n, size, size, 2))
         ends[..., 0], ends[..., 1] = -np.inf, np.inf
         for k in range(n):
             try:

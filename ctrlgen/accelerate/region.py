@@ -12,6 +12,7 @@ Reference: Lohmiller and Slotine, Automatica 34 (1998) 683, section 3.1 (contrac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -113,8 +114,9 @@ class RegionVerdict(Verdict):
 
     @cached_property
     def largest_ball(self) -> Ball | None:
-        """The largest ball about a corner or a centre of the grid inside the union; None where nothing is proved.
+        """The largest ball inside the union that a search found; None where nothing is proved.
 
+        It starts from the corners and centres of the cells and of the largest box, and moves where the ball grows.
         Beyond three dimensions it is the largest in a single cell.
         """
         if not len(self.cells):
@@ -124,8 +126,10 @@ class RegionVerdict(Verdict):
             best = self.cells[np.argmax(sides)]
             return Ball(best.mean(axis=1), float(sides.max()) / 2 * (1 - 1e-9))
         axes, filled = self._raster
-        centre, radius = _largest_ball(axes, filled)
-        return Ball(centre, radius)
+        inside = self.largest_box
+        assert inside is not None
+        middle = np.array([(float(a) + float(b)) / 2 for a, b in zip(inside.lower, inside.upper, strict=True)])
+        return Ball(*_largest_ball(axes, filled, middle))
 
     @cached_property
     def _raster(self) -> tuple[list[np.ndarray], np.ndarray]:
@@ -378,24 +382,39 @@ def _longest(filled: np.ndarray, ends: np.ndarray) -> tuple[tuple[int, ...], tup
     return (int(starts[k]),), (int(stops[k]),)
 
 
-def _largest_ball(axes: Sequence[np.ndarray], filled: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre and radius, rounded down, of the largest ball about a grid's corners and centres among filled cells."""
+def _largest_ball(axes: Sequence[np.ndarray], filled: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre and radius, rounded down, of a ball among the filled cells of a grid."""
     d = filled.ndim
     corners = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, d)
     middles = np.stack(np.meshgrid(*[(a[:-1] + a[1:]) / 2 for a in axes], indexing="ij"), -1).reshape(-1, d)
-    centres = np.concatenate([middles[filled.ravel()], corners])
-    border = np.stack([np.minimum(centres[:, i] - a[0], a[-1] - centres[:, i]) for i, a in enumerate(axes)]).min(axis=0)
+    centres = np.concatenate([start[None], middles[filled.ravel()], corners])
+    ends = np.array([[a[0], a[-1]] for a in axes])
+    border = np.minimum(centres - ends[:, 0], ends[:, 1] - centres).min(axis=1)
     empty = np.argwhere(~filled)
     low = np.stack([axes[i][empty[:, i]] for i in range(d)], -1)
     high = np.stack([axes[i][empty[:, i] + 1] for i in range(d)], -1)
-    best, place = 0.0, centres[0]
+
+    def radius(x: np.ndarray) -> float:
+        reach = float(np.minimum(x - ends[:, 0], ends[:, 1] - x).min())
+        gap = np.maximum(np.maximum(low - x, x - high), 0.0)
+        return min(reach, float(np.sqrt((gap * gap).sum(axis=1)).min())) if len(gap) else reach
+
+    best, place = radius(start), start
     for k in np.argsort(-border):  # no ball reaches beyond the border
         if border[k] <= best:
             break
-        gap = np.maximum(np.maximum(low - centres[k], centres[k] - high), 0.0)
-        radius = min(float(border[k]), float(np.sqrt((gap * gap).sum(axis=1)).min()) if len(gap) else np.inf)
-        if radius > best:
-            best, place = radius, centres[k]
+        if (found := radius(centres[k])) > best:
+            best, place = found, centres[k]
+    moves = np.array([m for m in itertools.product([-1.0, 0.0, 1.0], repeat=d) if any(m)])
+    step = float((ends[:, 1] - ends[:, 0]).max()) / 8
+    while step > 1e-4 * best:
+        tries = [place + step * m for m in moves]
+        sizes = [radius(x) for x in tries]
+        k = int(np.argmax(sizes))
+        if sizes[k] > best:
+            best, place = sizes[k], tries[k]
+        else:
+            step /= 2
     return place, best * (1 - 1e-9)
 
 

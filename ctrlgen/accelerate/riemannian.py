@@ -23,20 +23,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from ctrlgen.accelerate._bounds import Frame, Range, ends_of, holds, over_box
+from ctrlgen.accelerate._enclosures import of_matrix
 from ctrlgen.accelerate._hessians import exact_formula
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.contraction import ABOVE, ContractionMetric, largest, tidy
-from ctrlgen.certify.premise import missing
+from ctrlgen.certify.premise import missing, premise
 from ctrlgen.certify.regular import regular
 from ctrlgen.certify.spectrum import definite_slack, root_ratio_decay, slowest
 from ctrlgen.certify.verdict import Step, Verdict, combine
-from ctrlgen.domain import Domain, Piece, exact
+from ctrlgen.domain import Box, Domain, Piece, exact
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.spectral import down
 from ctrlgen.formula import derivative, real_states
@@ -46,6 +49,9 @@ from ctrlgen.prove.witness import round_witness
 
 MOST_FULL = 3  # dimensions of a metric that is not diagonal with Mᵢ(xᵢ)
 BEYOND = 1e12  # a rate that is larger is no rate
+LOOSE = 1e-2  # relative: a proved rate that is farther from the estimate is improved by boxes
+LOSSES = (0.5, 0.2, 0.05, 1e-2, 1e-3)  # of the rate that boxes are to prove, relative
+BOXES = 20_000
 COMPLETE = "the metric is complete: geodesics do not end"
 KEPT = "the loop is kept in the domain by reflection, and the domain is geodesically convex in the metric"
 
@@ -300,14 +306,42 @@ class _Rate:
             claim = self._claim(sp.S.Zero)
             return Step(claim, Outcome(status=Status.UNDECIDED, method="search", reason=reason)), None, None
         size = abs(estimate) if abs(estimate) > 1e-9 else 1.0
-        bound, claim, outcome = largest(self._claim, estimate, self.method, self.deadline.part(0.8), scale=size)
+        bound, claim, outcome = largest(self._claim, estimate, self.method, self.deadline.part(0.4), scale=size)
+        proved = Step(claim or self._claim(sp.S.Zero), outcome)
+        if self.method in ("auto", "interval") and (bound is None or estimate - float(bound) > LOOSE * size):
+            other = self._by_boxes(estimate, size, bound)
+            if other is not None:
+                proved, bound = other
         above = None
         for step in ABOVE if where is not None else ():
             too_much = -shorten(-(estimate + step * size))
             if (bound is None or too_much > bound) and round_witness(self._claim(too_much), where) is not None:
                 above = float(too_much)
                 break
-        return Step(claim or self._claim(sp.S.Zero), outcome), bound, above
+        return proved, bound, above
+
+    def _by_boxes(self, estimate: float, size: float, least: Any) -> tuple[Step, Any] | None:
+        """The step of a rate above `least` that interval matrices over boxes prove, and that rate; on a Box."""
+        if not isinstance(self.domain, Box) or len(self.states) > MOST_FULL:
+            return None
+        box, frame = ends_of(self.domain), Frame.of(np.eye(len(self.states)))
+        best = None
+        for loss in LOSSES:
+            rate = shorten(estimate - loss * size)
+            if least is not None and rate <= least:
+                continue
+            matrix = (self.curvature - rate * self.metric).applyfunc(tidy)
+            inner = of_matrix(matrix, self.states)
+            if inner is None or self.deadline.over:
+                break
+            found = over_box(inner, frame, box, BOXES, self.deadline.part(0.5), (0.0, -np.inf), upper=False)
+            if not found.low >= 0:
+                break
+            again = partial(_holds, matrix, self.states, found, box)
+            rule = f"outward rounded enclosures on {len(found.lower)} boxes"
+            text = f"Hess_g V + ε Ric_g - ({rate}) M ⪰ 0 on the box"
+            best = premise(text, rule, again, "interval"), rate
+        return best
 
     def _verdict(
         self, steps: Sequence[Step], rate: Any, assumed: tuple[str, ...] = (), above: float | None = None
@@ -331,6 +365,11 @@ class _Rate:
         if found.status is not Status.PROVED or rate is None:
             return found
         return replace(found, exact_rate=rate, rate=_below(rate))
+
+
+def _holds(matrix: Any, states: Sequence[sp.Symbol], found: Range, box: np.ndarray) -> bool:
+    inner = of_matrix(matrix, states)
+    return inner is not None and holds(inner, Frame.of(np.eye(len(states))), found, 0.0, np.inf, box)
 
 
 def _below(rate: Any) -> float:

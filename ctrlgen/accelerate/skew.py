@@ -1,10 +1,10 @@
 """The nonreversible drift that contracts fastest: J, skew, in dX = -(K + J)∇E dt + √(2εK) dW, with its certificate.
 
-For a quadratic energy of precision S the modes of the loop are the eigenvalues of (K + J)S, and as tr(JS) = 0 the slowest
-decays at the rate tr(KS)/d at most. The construction attains it. With S̃ = S^½KS^½ take an orthonormal basis in which the
-diagonal of S̃ is constant, numbers λ₁, ..., λ_d > 0, all different, and J̃_jk = (λ_j + λ_k)/(λ_j - λ_k) S̃_jk: then
-Q = diag(λ) obeys (S̃ + J̃)Q + Q(S̃ + J̃)ᵀ = 2(tr S̃/d)Q, so that Q⁻¹ is a metric in which everything contracts at tr S̃/d.
-J = S^-½ J̃ S^-½, in the basis of the states, and the metric P = S^½ Q⁻¹ S^½.
+For a quadratic energy of precision S the modes of the loop are the eigenvalues of (K + J)S, and as tr(JS) = 0 the
+slowest decays at the rate tr(KS)/d at most. The construction attains it. With S̃ = S^½KS^½ take an orthonormal basis in
+which the diagonal of S̃ is constant, numbers λ₁, ..., λ_d > 0, all different, and J̃_jk = (λ_j + λ_k)/(λ_j - λ_k) S̃_jk:
+then Q = diag(λ) obeys (S̃ + J̃)Q + Q(S̃ + J̃)ᵀ = 2(tr S̃/d)Q, so that in the metric Q⁻¹ everything contracts at tr S̃/d.
+In the states J = S^-½ J̃ S^-½, and the metric is P = S^½ Q⁻¹ S^½.
 
 Reference: Lelièvre, Nier and Pavliotis, J. Stat. Phys. 152 (2013) 237, Theorem 2 and section 4.
 """
@@ -19,19 +19,21 @@ from typing import Any
 import numpy as np
 
 from ctrlgen.certify.existence import refuse_without_gibbs
-from ctrlgen.certify.pieces import at_least, exact_hessian
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict, combine
-from ctrlgen.checks import positive, positive_definite
-from ctrlgen.energies.algebra import quadratic_bounds
+from ctrlgen.checks import positive
+from ctrlgen.energies.algebra import Composition, parted
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.spectral import above_root, down, lowest_eigenvalue, up
-from ctrlgen.energies.tails import fractions
+from ctrlgen.energies.spectral import above_root, down, up
+from ctrlgen.energies.tails import tail, total
 from ctrlgen.plants.particles import Langevin
+from ctrlgen.prove.balls import positive_definite
 from ctrlgen.prove.claim import Deadline, Status
+from ctrlgen.prove.program import pivots
 
 SHARES = (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 EXACT = 24  # size up to which a matrix is shown to be positive by elimination in rationals
+BITS = 300  # of balls, above
 DRAWS = 1000  # of the Gibbs measure, for the mean Hessian
 STARTS = 8  # of a descent to the mode
 SWEEPS = 8  # of swaps over the basis
@@ -43,15 +45,15 @@ class SkewVerdict(Verdict):
 
     Args:
         skew: J, (d, d), exactly skew-symmetric [length² / (energy · time)]; for `Langevin(..., skew=J)`.
-        rate: [1/time] at which two trajectories driven by one noise approach each other in the metric `contraction`, and
-            the means of the loop their limit: proved, rounded down. As linearised, when SAMPLED.
+        rate: [1/time] at which two trajectories driven by one noise approach each other in the metric `contraction`,
+            and the mean of the loop its limit: proved, rounded down. As linearised, when SAMPLED.
         bound: [1/time] tr(KS)/d, rounded up: no J does better.
         plain: [1/time] the rate without J, λ_min(KS), in floating point.
         contraction: P, (d, d): |x(t) - y(t)|_P ≤ e^{-rate·t}|x(0) - y(0)|_P.
         constant: √(λ_max(P)/λ_min(P)), rounded up: |x(t) - y(t)| ≤ constant·e^{-rate·t}|x(0) - y(0)|.
         energy_constant: the same in the norm |x|_S of the energy, √(xᵀSx): about √spread.
-        stability_limit: [time] the largest stable step of Euler's method, the least 2 Re μ/|μ|² over the eigenvalues μ of
-            (K + J)S, in floating point.
+        stability_limit: [time] the largest stable step of Euler's method, the least 2 Re μ/|μ|² over the eigenvalues μ
+            of (K + J)S, in floating point.
         metric: M, as it was given; None is the identity.
         error: standard error of the mean curvature's rate, when SAMPLED from states.
     """
@@ -98,13 +100,14 @@ def optimal_skew(
 ) -> SkewVerdict:
     """The skew J that makes the slowest mode of dX = -(K + J)∇E dt + √(2εK) dW as fast as any J can.
 
-    For a quadratic energy the rate tr(KS)/d is certified by a constant metric, in exact arithmetic on the numbers of J, S,
-    K and the metric as they are. All energies keep their Gibbs measure under every J. For another energy J is that of its
-    mean curvature, and the rate is the one of this linearisation: SAMPLED, no promise.
+    For a quadratic energy the rate tr(KS)/d is certified by a constant metric, in exact arithmetic on the numbers of J,
+    S, K and the metric as they are. All energies keep their Gibbs measure under every J. For another energy J is that
+    of its mean curvature, and the rate is the one of this linearisation: SAMPLED, no promise.
 
-    `spread` trades the size of J against the transient: as it grows, J shrinks and the stable step grows towards that of
-    a J without oscillation, while deviations may grow √spread-fold (in the energy's norm) before they decay. The rate is
-    the same for every spread.
+    `spread` trades the size of J against the transient: as it grows, J shrinks and the stable step grows, while
+    deviations may grow √spread-fold (in the energy's norm) before they decay. The rate is the same for every spread.
+    The step shrinks with the dimension all the same (neighbouring λ are close): what counts for a sampler is
+    rate × step, against λ_min/λ_max of the plain loop.
 
     Args:
         energy: E.
@@ -118,7 +121,8 @@ def optimal_skew(
 
     Raises:
         TypeError: energy is not an Energy.
-        ValueError: an argument is out of its range, or the (mean) curvature is not positive definite.
+        ValueError: an argument is out of its range, the (mean) curvature is not positive definite, or the energy has
+            walls or no Gibbs measure.
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"energy must be an Energy; got {type(energy).__name__}.")
@@ -127,8 +131,9 @@ def optimal_skew(
     factor = 1.0 if size is None else positive("size", size)
     deadline = Deadline(positive("timeout", timeout))
     mobility = constant_mobility(metric, energy.dim)
+    refuse_walls(energy)
     refuse_without_gibbs(energy)
-    exact = exact_hessian(energy)
+    exact = quadratic_hessian(energy)
     if exact is not None:
         return _of_quadratic(exact, metric, mobility, float(spread), factor, deadline)
     return _of_mean(energy, metric, mobility, float(spread), factor, temperature, samples, deadline)
@@ -149,6 +154,18 @@ def constant_mobility(metric: Any, dim: int) -> np.ndarray:
         raise ValueError(f"metric must be of size {dim}, the dimension of the energy; got {plant.dim}.")
     k = np.asarray(plant.mobility, np.float64)
     return np.diag(k) if k.ndim == 1 else k
+
+
+def quadratic_hessian(energy: Energy) -> np.ndarray | None:
+    """The Hessian of a quadratic polynomial, of one term or a sum, (d, d) of Fractions; None for other energies."""
+    known = total(energy.terms, energy.weights.tolist()) if isinstance(energy, Composition) else tail(energy)
+    return known.quadratic if known is not None and known.exact and known.higher == 0 else None
+
+
+def refuse_walls(energy: Energy) -> None:
+    """Raise ValueError for an energy with walls: what a loop does at them is no part of these claims."""
+    if parted(energy).sets:
+        raise ValueError("energy must have no walls here: the loop is taken to be free. Leave them to a SafetyFilter.")
 
 
 def _fraction(value: float) -> float:
@@ -227,7 +244,7 @@ def _arranged(inner: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _swapped(square: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The order after swaps, each the best of one place with another, that lower Σ square_jk table_{place j, place k}."""
+    """The order after swaps, each the best of one place with another, that lower Σ square·table."""
     d = len(square)
     order, s = np.arange(d), square.copy()
     for _ in range(SWEEPS):
@@ -255,41 +272,45 @@ def _coth_square(gap: np.ndarray) -> np.ndarray:
 
 
 def _of_quadratic(
-    exact: np.ndarray, metric: Any, mobility: np.ndarray, spread: float, size: float, deadline: Deadline
+    hessian: np.ndarray, metric: Any, mobility: np.ndarray, spread: float, size: float, deadline: Deadline
 ) -> SkewVerdict:
-    precision = _floats(exact)
+    exact, precision = exactly(hessian), symmetric(hessian.astype(np.float64))
     if not is_positive(exact):
         raise ValueError(
             "energy must have a positive definite precision; the smallest eigenvalue of this one is about "
-            f"{np.linalg.eigvalsh(precision)[0]:.3g}, and its Gibbs measure does not exist."
+            f"{np.linalg.eigvalsh(precision)[0]:.3g}, and then its Gibbs measure does not exist or has no scale."
         )
     skew, factor = construct(precision, mobility, spread)
     skew = size * skew
     if size != 1:
         factor = _eigenfactor((mobility + skew) @ precision)
-    k = fractions(mobility)
-    trace = sum(((k @ exact)[i, i] for i in range(len(exact))), Fraction(0))
-    bound, known = trace / len(exact), _numbers(precision, mobility, skew)
-    text = f"with this J, |x(t) - y(t)|_P ≤ exp(-rate·t)|x(0) - y(0)|_P along the loop in {len(exact)} dimensions"
+    k, j, d = exactly(mobility), exactly(skew), len(mobility)
+    flow = (k + j) * exact
+    bound, known = _fraction_of(_trace(k * exact)) / d, _numbers(precision, mobility, skew)
+    slowest = known.pop("slowest")
+    text = f"with this J, |x(t) - y(t)|_P ≤ exp(-rate·t)|x(0) - y(0)|_P along the loop in {d} dimensions"
     about: dict[str, Any] = {"skew": skew, "metric": metric, "bound": up(bound), **known}
-    flow = exact_product(k + fractions(skew), exact)
-    aim = float(bound) if size == 1 else known["stability"][0]
-    about.pop("stability")
-    found = certified_rate(flow, factor, exact, aim, deadline)
+    found = certified_rate(flow, factor, exact, float(bound) if size == 1 else slowest, deadline)
     if isinstance(found, str):
-        reason = f"{found}; in floating point the rate is {np.linalg.eigvals(_floats(flow)).real.min():.9g}"
+        reason = f"{found}; in floating point the slowest mode decays at {slowest:.9g}"
         return combine(text, [missing("a rate", reason)], kind=SkewVerdict, deadline=deadline, **about)
-    drawn = premise(
-        "J is skew-symmetric, so that the loop keeps exp(-E/ε) for every ε",
-        "∇·(ρJ∇E) = 0: tr(J∇²E) = 0 and ∇E·J∇E = 0", lambda: is_skew(fractions(skew)), "exact",
+    limit = premise(
+        f"tr((K + J)S)/d = tr(KS)/d ≤ {shown_up(up(bound))}: no J does better", "tr(JS) = 0",
+        lambda: _trace((k + j) * exact) == _trace(k * exact), "exact",
     )  # fmt: skip
-    limit = premise(f"tr((K + J)S)/d = tr(KS)/d ≤ {shown_up(up(bound))}: no J does better", "tr(JS) = 0",
-                    lambda: _trace(flow) == trace, "exact")  # fmt: skip
     return combine(
-        f"{text}, rate = {shown_down(found.rate, 12)}", [drawn, limit, *found.steps],
+        f"{text}, rate = {shown_down(found.rate, 12)}", [kept(skew), limit, *found.steps],
         assumptions=("the loop in continuous time; both trajectories are driven by one noise",),
         kind=SkewVerdict, deadline=deadline, rate=found.rate, contraction=found.metric,
         constant=found.constant, energy_constant=found.energy_constant, **about,
+    )  # fmt: skip
+
+
+def kept(skew: np.ndarray) -> Step:
+    """The step that a constant J, a matrix of floats that is exactly skew, keeps every Gibbs measure."""
+    return premise(
+        "J + Jᵀ = 0 exactly, so that J∇E keeps exp(-E/ε) at every ε", "∇·(ρJ∇E) = 0: tr(J∇²E) = 0 and ∇E·J∇E = 0",
+        lambda: bool((skew == -skew.T).all()), "exact",
     )  # fmt: skip
 
 
@@ -299,7 +320,7 @@ class Certified:
 
     Args:
         rate: λ with PA + AᵀP ⪰ 2λP.
-        metric: P.
+        metric: P, rounded to floats.
         constant: √cond P, rounded up.
         energy_constant: √(h/l) with lS ⪯ P ⪯ hS, rounded up.
         steps: the proof.
@@ -312,124 +333,113 @@ class Certified:
     steps: list[Step]
 
 
-def certified_rate(
-    flow: np.ndarray, factor: np.ndarray, precision: np.ndarray, aim: float, deadline: Deadline
-) -> Certified | str:
+def certified_rate(flow: Any, factor: np.ndarray, precision: Any, aim: float, deadline: Deadline) -> Certified | str:
     """The largest rate near `aim` that P = FᵀF shows for ẋ = -Ax, or why there is none.
 
     Args:
-        flow: A, (d, d) of Fractions.
-        factor: F, floats. P is rounded to floats, or, where that costs too much, FᵀF exactly.
-        precision: S, (d, d) of Fractions, for the constant in its norm.
+        flow: A, (d, d), exact.
+        factor: F, floats. P is rounded to floats, or, where that costs too much of the rate, FᵀF exactly.
+        precision: S, (d, d), exact, for the constant in its norm.
         aim: about the rate.
         deadline: when to stop.
     """
-    rounded = factor.T @ factor
-    rounded = (rounded + rounded.T) / 2
-    f = fractions(factor)
-    for p in (fractions(rounded), exact_product(f.T, f)):
-        both = exact_product(p, flow)
-        both = both + both.T
-        for share in SHARES:
+    rounded, f = symmetric(factor.T @ factor), exactly(factor)
+    how = "exact" if len(rounded) <= EXACT else "interval"
+    for p in (exactly(rounded), f.transpose() * f):
+        both = p * flow
+        both = both + both.transpose()
+        for share in SHARES if len(rounded) <= EXACT else SHARES[4::2]:
             if deadline.over:
                 return "the time was over before a rate was verified"
             rate = down(Fraction(aim) * (1 - Fraction(share)))
-            if rate <= 0 or not is_positive(both - 2 * Fraction(rate) * p, weak=True):
+            slack = both - p * fmpq_of(2 * Fraction(rate))
+            if rate <= 0 or not is_positive(slack, weak=True):
                 continue
-            ends = _ends(p, precision)
-            if ends is None:
+            if (ends := _ends(p, precision, rounded)) is None:
                 break
-            shown = premise(
-                f"P(K + J)S + S(K - J)P ⪰ {shown_down(2 * rate, 12)} P", "d/dt |x - y|²_P ≤ -2·rate·|x - y|²_P",
-                partial(is_positive, both - 2 * Fraction(rate) * p, True), "exact" if len(p) <= EXACT else "interval",
-            )  # fmt: skip
-            steps = [shown, premise("P ≻ 0", "its eigenvalues", lambda p=p: is_positive(p), shown.outcome.method)]
+            steps = [
+                premise(
+                    f"P(K + J)S + S(K - J)P ⪰ 2·{shown_down(rate, 12)}·P", "d/dt |x - y|²_P ≤ -2·rate·|x - y|²_P",
+                    partial(is_positive, slack, True), how,
+                ),
+                premise("P ≻ 0", "its pivots are positive", partial(is_positive, p), how),
+            ]  # fmt: skip
             return Certified(rate, rounded, *ends, steps=steps)
-    return "no metric was verified in exact numbers: the rounding of J alone is too much at this condition"
+    return "no metric was verified in exact numbers: at this condition the rounding of J alone may be too much"
 
 
-def _ends(p: np.ndarray, precision: np.ndarray) -> tuple[float, float] | None:
+def _ends(p: Any, precision: Any, rounded: np.ndarray) -> tuple[float, float] | None:
     """√cond of P, and of P in the norm of S, rounded up; None where P is not certainly positive definite."""
-    low, high = quadratic_bounds(p)
-    if low <= 0:
-        top, value = _floats(p), np.linalg.eigvalsh(_floats(p))
-        low = next((m for s in SHARES[3:] if (m := value[0] * (1 - s)) > 0 and _above(p, m, None)), 0.0)
-        high = float(np.abs(top).sum(axis=1).max()) * (1 + 1e-9)
-        if low <= 0:
-            return None
-    values = np.linalg.eigvalsh(_whitened(_floats(p), _floats(precision)))
-    inner = next((m for s in SHARES[3:] if _above(p, m := float(values[0]) * (1 - s), precision)), None)
-    outer = next((m for s in SHARES[3:] if _above(-p, m := -float(values[-1]) * (1 + s), precision)), None)
-    energy = np.inf if inner is None or outer is None else above_root(-Fraction(outer) / Fraction(inner))
-    return above_root(Fraction(high) / Fraction(low)), float(energy)
+    unit, floats = exactly(np.eye(len(rounded))), symmetric(_floats(precision))
+    plain = _between(p, unit, np.linalg.eigvalsh(rounded))
+    energy = _between(p, precision, np.linalg.eigvalsh(_whitened(rounded, floats)))
+    return None if plain is None else (plain, np.inf if energy is None else energy)
 
 
-def _above(matrix: np.ndarray, low: float, other: np.ndarray | None) -> bool:
-    """Is matrix ⪰ low·other (the identity when None)?"""
-    unit = fractions(np.eye(len(matrix))) if other is None else other
-    return is_positive(matrix - Fraction(low) * unit, weak=True)
+def _between(p: Any, other: Any, values: np.ndarray) -> float | None:
+    """√(h/l) with l·other ⪯ P ⪯ h·other, rounded up, from estimates of the eigenvalues."""
+    low = high = None
+    for share in (1e-12, 1e-9, 1e-6, 1e-3):
+        ends = Fraction(float(values[0])) * (1 - Fraction(share)), Fraction(float(values[-1])) * (1 + Fraction(share))
+        if low is None and ends[0] > 0 and is_positive(p - other * fmpq_of(ends[0]), weak=True):
+            low = ends[0]
+        if high is None and is_positive(other * fmpq_of(ends[1]) - p, weak=True):
+            high = ends[1]
+    return None if low is None or high is None else above_root(high / low)
+
+
+def is_positive(matrix: Any, weak: bool = False) -> bool:
+    """Is a symmetric rational matrix of python-flint's ≻ 0 (⪰ 0 when weak)?
+
+    By elimination in rationals up to 24 rows. Above in balls, where False means "not established".
+    """
+    rows = matrix.tolist()
+    if len(rows) <= EXACT:
+        found = pivots(rows)
+        return found is not None and (weak or all(v > 0 for v in found))
+    from flint import arb, ctx
+
+    with ctx.workprec(BITS):
+        return positive_definite([[arb(v) for v in row] for row in rows])
+
+
+def exactly(matrix: np.ndarray) -> Any:
+    """A matrix of floats or Fractions as an exact one of python-flint's."""
+    from flint import fmpq, fmpq_mat
+
+    entries = [fmpq(*Fraction(v).as_integer_ratio()) for v in matrix.ravel().tolist()]
+    rows, columns = matrix.shape
+    return fmpq_mat(rows, columns, entries)
+
+
+def fmpq_of(value: Fraction) -> Any:
+    """A Fraction as python-flint's."""
+    from flint import fmpq
+
+    return fmpq(value.numerator, value.denominator)
+
+
+def symmetric(matrix: np.ndarray) -> np.ndarray:
+    """The symmetric part."""
+    return (matrix + matrix.T) / 2
+
+
+def _fraction_of(value: Any) -> Fraction:
+    return Fraction(int(value.p), int(value.q))
+
+
+def _trace(matrix: Any) -> Any:
+    return sum((matrix[i, i] for i in range(1, matrix.nrows())), matrix[0, 0])
+
+
+def _floats(matrix: Any) -> np.ndarray:
+    return np.array([[float(_fraction_of(v)) for v in row] for row in matrix.tolist()])
 
 
 def _whitened(p: np.ndarray, precision: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(precision)
     inverse = vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny))
-    out = inverse.T @ p @ inverse
-    return (out + out.T) / 2
-
-
-def is_positive(matrix: np.ndarray, weak: bool = False) -> bool:
-    """Is a symmetric matrix of Fractions ≻ 0 (⪰ 0 when weak)? False means "not established" above 24 rows.
-
-    By elimination in rationals up to 24 rows. Above, by Cholesky's factors in floats with a bound of their error, after
-    a scaling to unit diagonal; where that is not enough, in balls.
-    """
-    d = len(matrix)
-    if d <= EXACT:
-        return at_least(matrix, 0.0) and (weak or _nonsingular(matrix))
-    diagonal = [matrix[i, i] for i in range(d)]
-    if min(diagonal) <= 0:
-        return False
-    scale = [Fraction(2) ** round(-np.log2(float(v)) / 2) if float(v) > 0 else Fraction(1) for v in diagonal]
-    scaled = matrix * np.array(scale, object)[:, None] * np.array(scale, object)[None, :]
-    near = _floats(scaled)
-    error = np.abs(near) * 2.0**-52 + 1e-300
-    if lowest_eigenvalue(near, error) > 0:
-        return True
-    return at_least(scaled, 0.0)
-
-
-def _nonsingular(matrix: np.ndarray) -> bool:
-    return to_flint(matrix).det() != 0
-
-
-def to_flint(matrix: np.ndarray) -> Any:
-    """A matrix of Fractions as one of python-flint's."""
-    from flint import fmpq, fmpq_mat
-
-    rows, columns = matrix.shape
-    return fmpq_mat(rows, columns, [fmpq(v.numerator, v.denominator) for v in matrix.ravel()])
-
-
-def exact_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The product of two matrices of Fractions, exactly."""
-    product = to_flint(a) * to_flint(b)
-    out = np.empty((a.shape[0], b.shape[1]), object)
-    out.ravel()[:] = [Fraction(int(v.p), int(v.q)) for v in product.entries()]
-    return out
-
-
-def is_skew(matrix: np.ndarray) -> bool:
-    """Is J + Jᵀ = 0, exactly?"""
-    return bool((matrix == -matrix.T).all())
-
-
-def _trace(matrix: np.ndarray) -> Fraction:
-    return sum((matrix[i, i] for i in range(len(matrix))), Fraction(0))
-
-
-def _floats(matrix: np.ndarray) -> np.ndarray:
-    out = matrix.astype(np.float64)
-    return (out + out.T) / 2 if (matrix == matrix.T).all() else out
+    return symmetric(inverse.T @ p @ inverse)
 
 
 def _eigenfactor(flow: np.ndarray) -> np.ndarray:
@@ -439,7 +449,7 @@ def _eigenfactor(flow: np.ndarray) -> np.ndarray:
     """
     from scipy.linalg import solve_continuous_lyapunov
 
-    values, vectors = np.linalg.eig(flow)
+    values, vectors = map(np.asarray, np.linalg.eig(flow))
     if np.linalg.cond(vectors) < 1e7:
         inverse = np.linalg.inv(vectors)
         metric = (inverse.conj().T @ inverse).real
@@ -459,7 +469,7 @@ def _numbers(precision: np.ndarray, mobility: np.ndarray, skew: np.ndarray) -> d
     return {
         "plain": float(np.linalg.eigvalsh(root.T @ mobility @ root)[0]),
         "stability_limit": float((2 * modes.real / np.abs(modes) ** 2).min()),
-        "stability": (float(modes.real.min()),),
+        "slowest": float(modes.real.min()),
     }
 
 
@@ -482,20 +492,17 @@ def _of_mean(
     if size != 1:
         factor = _eigenfactor((mobility + skew) @ mean)
     known = _numbers(mean, mobility, skew)
-    (rate,) = known.pop("stability")
-    p = factor.T @ factor
-    ends, inner = np.linalg.eigvalsh((p + p.T) / 2), np.linalg.eigvalsh(_whitened(p, mean))
+    rate = known.pop("slowest")
+    p = symmetric(factor.T @ factor)
+    ends, inner = np.linalg.eigvalsh(p), np.linalg.eigvalsh(_whitened(p, mean))
     told = "" if error is None else f" ± {error:.2g}"
-    kept = premise(
-        "J is skew-symmetric, so that the loop keeps exp(-E/ε) for every ε",
-        "∇·(ρJ∇E) = 0: tr(J∇²E) = 0 and ∇E·J∇E = 0", lambda: is_skew(fractions(skew)), "exact",
-    )  # fmt: skip
     return SkewVerdict(
         claim=f"with this J the loop linearised with the Hessian {how} decays at the rate {rate:.6g}{told}",
-        status=Status.SAMPLED, method="linearised", steps=(kept,), seconds=deadline.spent,
+        status=Status.SAMPLED, method="linearised", steps=(kept(skew),), seconds=deadline.spent,
         reason="the energy is not quadratic: the rate is that of the linear loop, and promises nothing of this one",
         skew=skew, metric=metric, rate=rate, error=error, bound=float(np.trace(mobility @ mean)) / len(mean),
-        contraction=p, constant=float(np.sqrt(ends[-1] / ends[0])), energy_constant=float(np.sqrt(inner[-1] / inner[0])),
+        contraction=p, constant=float(np.sqrt(ends[-1] / ends[0])),
+        energy_constant=float(np.sqrt(inner[-1] / inner[0])),
         **known,
     )  # fmt: skip
 
@@ -535,6 +542,7 @@ def _mode(energy: Energy) -> np.ndarray:
     fine = [f for f in found if np.isfinite(f.fun) and np.linalg.eigvalsh(energy.hessian(f.x))[0] > 0]
     if not fine:
         raise ValueError(
-            f"no minimum with a positive definite Hessian was found from {STARTS} starts. Pass samples= or temperature=."
+            f"no minimum with a positive definite Hessian was found from {STARTS} starts. "
+            "Pass samples= or temperature=."
         )
     return np.asarray(min(fine, key=lambda f: f.fun).x)

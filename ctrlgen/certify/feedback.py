@@ -59,13 +59,16 @@ class FeedbackVerdict(Verdict):
         return float(z @ self.matrix @ z)
 
 
-def verify_feedback(feedback: DensityFeedback, design: Any, *, initial: Any = None, timeout: float = 30) -> Verdict:
+def verify_feedback(
+    feedback: DensityFeedback, design: Any, *, initial: Any = None, rate: float = 0.0, timeout: float = 30
+) -> Verdict:
     """Where the closed loop of this feedback tends to the Gibbs measure.
 
     Args:
         feedback: the controller block.
         design: what it was designed from (`interop.design.Design`).
         initial: a density (grid, or particles) that the set is to hold; the largest set that is found when omitted.
+        rate: that V has to fall at, at least [1 / time]; a larger one leaves a smaller set.
         timeout: seconds.
 
     Returns:
@@ -86,19 +89,21 @@ def verify_feedback(feedback: DensityFeedback, design: Any, *, initial: Any = No
     for reach in REACHES if start is None else REACHES[::-1]:
         if deadline.over:
             break
-        loop = Saturated(design.modes.rates, design.steer, design.bilinear, design.gain, feedback.limit, reach, start)
+        loop = Saturated(
+            design.modes.rates, design.steer, design.bilinear, design.gain, feedback.limit, reach, start, float(rate)
+        )
         found = find_ellipsoid(loop, deadline)
         if found is None:
             continue
-        ellipsoid, rate, steps = found
+        ellipsoid, proved, steps = found
         return combine(
-            f"{text} from {{zᵀPz ≤ 1}}: V = zᵀPz obeys V(t) ≤ exp(-{shown_down(rate)} t) V(0)", steps,
+            f"{text} from {{zᵀPz ≤ 1}}: V = zᵀPz obeys V(t) ≤ exp(-{shown_down(proved)} t) V(0)", steps,
             assumptions=(
                 f"the modes follow their Galerkin model ż = Λz + Σuⱼ(bⱼ + Nⱼz): what inputs couple into the first {r} "
                 "modes from faster ones is left out, and Λ, b, N, K are the numbers of the design",
                 "commands are continuous in time (the design holds them for its period)",
             ),
-            kind=FeedbackVerdict, deadline=deadline, rate=rate, matrix=ellipsoid.matrix, saturation=max(reach, 1.0),
+            kind=FeedbackVerdict, deadline=deadline, rate=proved, matrix=ellipsoid.matrix, saturation=max(reach, 1.0),
             modes=design.modes,
         )  # fmt: skip
     held = "" if start is None else " that holds the initial density"

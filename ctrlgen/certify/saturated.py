@@ -2,7 +2,7 @@
 
 ż = Λz + Σ uⱼ(bⱼ + Nⱼz) with uⱼ = -sat(kⱼᵀz). Where |kⱼᵀz| ≤ reach·limitⱼ it is uⱼ = -θⱼkⱼᵀz with θⱼ from a known share
 to 1, so that ż = (Λ + Σ Aⱼ)z with Aⱼ = uⱼNⱼ - θⱼbⱼkⱼᵀ, whose (u, θ) lies in a box. With V = zᵀPz and Sⱼ ⪰ PAⱼ + AⱼᵀP at
-the four corners of each box, V̇ ≤ zᵀ(ΛP + PΛ + ΣSⱼ)z. A semidefinite program finds P and the Sⱼ; rational numbers decide.
+the four corners of each box, V̇ ≤ zᵀ(ΛP + PΛ + ΣSⱼ)z. A semidefinite program finds P and the Sⱼ; rationals decide.
 
 References: Boyd, El Ghaoui, Feron and Balakrishnan, Linear Matrix Inequalities in System and Control Theory (1994),
 §5.1 (polytopic inclusions); Hu and Lin, Control Systems with Actuator Saturation (2001), ch. 7.
@@ -42,6 +42,7 @@ class Saturated:
         limit: (m,).
         reach: > 0.
         start: z that the ellipsoid has to hold, (r,); or None.
+        rate: that V has to fall at, at least [1 / time].
     """
 
     rates: np.ndarray
@@ -51,6 +52,7 @@ class Saturated:
     limit: np.ndarray
     reach: float
     start: np.ndarray | None = None
+    rate: float = 0.0
 
     @property
     def used(self) -> list[int]:
@@ -168,7 +170,7 @@ def find_ellipsoid(loop: Saturated, deadline: Deadline) -> tuple[Ellipsoid, floa
         ellipsoid = Ellipsoid(loop, matrix * (1 + push), inside)
         rate = ellipsoid.rate()
         steps = None if rate is None else ellipsoid.steps(rate)
-        if rate is not None and steps is not None:
+        if rate is not None and rate >= loop.rate and steps is not None:
             return ellipsoid, rate, steps
     return None
 
@@ -227,7 +229,7 @@ def _program(loop: Saturated, deadline: Deadline) -> tuple[np.ndarray, Sequence[
         for corner in loop.corners(j):
             a = corner.astype(np.float64) / scale[:, None] * scale
             cones.require({block: units, 0: [-(e @ a + a.T @ e) for e in units]}, np.zeros((r, r)))
-    margin = MARGIN * float(np.abs(loop.rates).max())
+    margin = loop.rate * (1 + MARGIN) + MARGIN * float(np.abs(loop.rates).max())
     falls = [-(loop.rates[:, None] * e + e * loop.rates) - margin * e for e in units]
     cones.require({0: falls, **dict.fromkeys(range(1, 1 + len(used)), -units)}, np.zeros((r, r)))
     gains = {j: scale * loop.gain[j] / (loop.reach * loop.limit[j]) for j in used}

@@ -18,7 +18,7 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen.energies.base import Energy
-from ctrlgen.field import Field, VectorField
+from ctrlgen.field import Field
 from ctrlgen.formula import rationalise
 from ctrlgen.loop import ClosedLoop
 from ctrlgen.plants.driven import Driven, batched
@@ -115,15 +115,12 @@ class ExactSystem(control.NonlinearIOSystem):
 
     Args:
         known: the equations.
-        field: (states) -> VectorField with zero inputs, where that is known better than from the equations.
         keywords: name, states, inputs and outputs, as python-control takes them.
     """
 
-    def __init__(self, known: Equations, field: Callable | None = None, **keywords: Any):
+    def __init__(self, known: Equations, **keywords: Any):
         self.equations = known
         self._calls = _Calls(known)
-        if field is not None:
-            self.vector_field = field
         static = known.nstates == 0
         keywords = {**keywords, "dt": None if static else known.dt, "states": None if static else keywords["states"]}
         super().__init__(None if static else self._calls.rate, self._calls.output, **keywords)
@@ -350,16 +347,13 @@ def _of_loop(loop: ClosedLoop, particles: int, name: str | None) -> Any:
             "the loop must run in JAX or on symbols, for its derivatives; a system in it branches on values, or "
             "changes arrays in place. Write it with jax.numpy."
         )
-    d, field = known.dim, None
+    d = known.dim
     states = _labels("x", particles, known.own)
-    if isinstance(plant, GradientFlow) and known.extra is None and particles == 1:
-        energy = loop.controller
-        field = lambda names: VectorField(energy, names)  # noqa: E731
     if known.extra is not None and known.extra.nstates:
         more = _labels("xi", particles, known.extra.nstates)
         pairs = zip(_chunks(states, known.own), _chunks(more, known.extra.nstates), strict=True)
         states = [label for one, other in pairs for label in (*one, *other)]
-    return ExactSystem(known, field, name=name, states=states, outputs=list(states), inputs=_labels("v", particles, d))
+    return ExactSystem(known, name=name, states=states, outputs=list(states), inputs=_labels("v", particles, d))
 
 
 def _of_moments(loop: ClosedLoop, particles: int, name: str | None) -> ExactSystem:

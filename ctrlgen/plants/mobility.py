@@ -126,7 +126,7 @@ class StateMobility(eqx.Module):
             terms = jax.lax.map(along, jnp.arange(d))
         if local.diagonal:
             return local, -(jnp.stack(terms) if d <= UNROLLED else terms) / (value * value)
-        return local, -local.moved(sum(terms) if d <= UNROLLED else jnp.sum(terms, axis=0))
+        return local, -local.moved(jnp.sum(jnp.stack(terms) if d <= UNROLLED else terms, axis=0))
 
     def check(self, states: np.ndarray) -> None:
         """Look at the metric at some of the states (n, d), in float64, before a run.
@@ -165,7 +165,7 @@ class StateMobility(eqx.Module):
         if value.ndim == 2:
             root = np.sqrt(np.where(value > 0, value, np.nan))
             return hessian / root[:, :, None] / root[:, None, :]
-        fine = np.isfinite(value).all(axis=(1, 2))
+        fine = np.array(np.isfinite(value).all(axis=(1, 2)))
         fine[fine] = np.linalg.eigvalsh(value[fine])[:, 0] > 0
         out = np.full_like(hessian, np.nan)
         factor = np.linalg.cholesky(value[fine])

@@ -11,7 +11,10 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen import Ball, BarrierFunction, Box, ContractionMetric, LyapunovFunction, Status, StochasticBarrier, Sublevel
+from ctrlgen.certify.regular import regular
 from ctrlgen.continuity import conditions, everywhere
+from ctrlgen.field import Field
+from ctrlgen.prove.claim import Deadline
 
 X = sp.Symbol("x", real=True)
 TIME = 5.0
@@ -178,3 +181,22 @@ def test_definite_denominators_and_logarithms_are_steps_of_the_proof():
     assert verdict.status is Status.PROVED
     assert any("f is defined: sin(x) + 2" in step.claim.text for step in verdict.steps)
     assert verdict.recheck()
+
+
+class _Kinked(cg.Energy):
+    """|x₁| as a class of its own: no formula to look at."""
+
+    dim: int = 1
+
+    def potential(self, x):
+        return jnp.abs(x[0]) + jnp.maximum(x[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "kinks", "fine"), [(0, True, True), (1, True, True), (1, False, False), (2, True, False)]
+)
+def test_kinks_of_functions_without_formula(order, kinks, fine):
+    # E_ρ[ΔV] of |x| misses what its slope jumps by
+    steps = regular([("V", Field(_Kinked(), (X,)), order)], (X,), None, "auto", Deadline(5), kinks=kinks)
+    assert (not steps) is fine
+    assert all(step.outcome.status is Status.UNDECIDED for step in steps)

@@ -7,6 +7,7 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled, Tilted, potentials, state_names
+from ctrlgen.plants.ensemble import evolve
 
 WELLS = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])
 GRID = cg.FokkerPlanckGrid([(-2.2, 2.2)] * 2, (40, 40), 0.2)
@@ -175,3 +176,15 @@ class TestInTheLoop:
         np.testing.assert_allclose(r.final, m, atol=1e-12)
         np.testing.assert_allclose(r.inputs[0], block.command(start))
         assert r.kl[0] == pytest.approx(GRID.kl(start, WELLS))
+
+    def test_commands_go_with_the_response(self):
+        r = cg.ClosedLoop(GRID, feedback()).simulate(cg.Gaussian([0.6, 0.3], 0.05 * np.eye(2)), 0.1, record=3)
+        data = r.to_control()
+        np.testing.assert_allclose(data.inputs, r.inputs.T)
+        assert list(data.input_labels) == ["u[0]", "u[1]"]
+        axes = cg.plot.inputs(r)
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), r.inputs[:, 0])
+        static = cg.ClosedLoop(GRID, WELLS).simulate(cg.Gaussian([0.6, 0.3], 0.05 * np.eye(2)), 0.1, record=3)
+        assert static.inputs is None
+        with pytest.raises(ValueError, match="under density feedback"):
+            cg.plot.inputs(static)

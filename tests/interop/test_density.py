@@ -71,6 +71,15 @@ def test_the_bilinear_system_moves_as_the_grid_does():
     moved = tilted.simulate(start(), 1.0, record=6)
     gibbs = GRID.moments(GRID.gibbs(WELLS))[0]
     np.testing.assert_allclose(run.outputs.T, moved.mean - gibbs, atol=1e-6)
+    many = grid_system(
+        LOOP, ["x", "y"], ["x", "y"], order=150
+    )  # to first order in u, of which the cells' rates are not
+    z0 = slow_modes(WELLS, GRID, 150).coordinates(start())
+    short = TIMES[:2] / 10
+    run = ct.input_output_response(many, short, np.tile([[1.5], [-0.5]], 2), z0, solve_ivp_method="BDF")
+    exact = tilted.simulate(start(), 0.02, record=2)
+    np.testing.assert_allclose(run.outputs[:, -1], exact.mean[-1] - gibbs, atol=2e-3)
+    assert np.abs(exact.mean[-1] - exact.mean[0]).min() > 0.005
     # without inputs, the modes decay at their rates
     few = grid_system(LOOP, ["x", "y"], order=6)
     z0 = slow_modes(WELLS, GRID, 6).coordinates(start())
