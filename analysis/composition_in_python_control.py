@@ -53,14 +53,17 @@ def trajectories(wired, energy, starts, duration):
 
 
 def wells(system, energy, ends):
-    """The distinct wells that python-control's root finder reaches from the ends of the trajectories."""
-    found = []
+    """The distinct wells that python-control reaches from the ends, and from how many its root finder stalls."""
+    found, lost = [], 0
     for x in ends:
         point = ct.find_operating_point(system, x, [0, 0]).states
+        if point is None:
+            lost += 1
+            continue
         deep = np.linalg.eigvalsh(energy.hessian(point))[0] > 0
         if deep and all(np.linalg.norm(point - other) > 1e-3 for other in found):
             found.append(point)
-    return found
+    return found, lost
 
 
 def poles_at(wired, exact, energy, well):
@@ -151,7 +154,9 @@ def main():
         f"{len(starts)} trajectories to t = {duration:g}: the interconnection and w1*E1 + w2*E2 are at most "
         f"{apart:.1e} apart (both integrated to 1e-10; {slow:.1f} s and {fast:.1f} s)"
     )
-    found = wells(exact, whole, theirs[:, -1])
+    found, lost = wells(exact, whole, theirs[:, -1])
+    if lost:
+        print(f"ct.find_operating_point finds nothing from {lost} of the {len(starts)} ends (its root finder stalls)")
     worst, rough = 0.0, 0.0
     for well in found:
         expected, errors = poles_at(wired, exact, whole, well)

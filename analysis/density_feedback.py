@@ -1,8 +1,8 @@
-"""Question: does feedback on the density's slow modes bring it to the Gibbs measure sooner, without moving that measure?
+"""Question: does feedback on the density's slow modes bring it to the Gibbs measure sooner, and leave that as it is?
 
-A double well whose slowest mode is a hundred times slower than the next (CASES 15 of the design: E = (x² - 1)² + y²/2,
-ε = 0.2, inputs x and y), on a grid and with particles, under a Riccati law, the dissipative law and no feedback; the same
-for other temperatures; and the trained two_moons energy with its slowest eigenfunctions as control potentials.
+A double well whose slowest mode is a hundred times slower than the next (E = (x² - 1)² + y²/2, ε = 0.2, inputs x, y),
+on a grid and with particles, under a Riccati law, the dissipative law and no feedback; the same for other
+temperatures; and the trained two_moons energy with its slowest eigenfunctions as control potentials.
 
 Run: python analysis/density_feedback.py --seed 0 [--quick] [--out figures]
 """
@@ -39,7 +39,7 @@ def on_grid(energy, grid, start, inputs, span, **options):
 
 
 def wells(options, axes):
-    """CASES 15: grid, dissipative law, and the verdicts."""
+    """The double well on a grid: the laws, and their verdicts."""
     grid = cg.FokkerPlanckGrid([(-2.2, 2.2)] * 2, (60, 60), 0.2)
     feedback, closed, free = on_grid(WELLS, grid, START, ["x", "y"], 4.0, limit=5.0)
     law = cg.interop.density_feedback(WELLS, grid, ["x", "y"], law="dissipative")
@@ -91,7 +91,15 @@ def particles(options, feedback, ax):
     print(f"  W2 to exact samples at t = 10: {distance}, of two fresh ones {floor}; mass in the right well over time "
           f"{share.mean():.4f} ± {share.std():.4f}")  # fmt: skip
     for r, colour, label in ((free, cg.plot.BLACK, "open loop"), (closed, cg.plot.BLUE, "Riccati")):
-        ax.plot(r.time[1:], np.maximum(r.kl[1:], 1e-4), ".-", color=colour, markersize=3, linewidth=0.8, label=label)
+        ax.plot(
+            r.time[1:],
+            np.where(r.kl[1:] > 0, r.kl[1:], np.nan),
+            ".-",
+            color=colour,
+            markersize=3,
+            linewidth=0.8,
+            label=label,
+        )
     ax.axhline(level, color=cg.plot.RED, linestyle="--", linewidth=0.9, label="fresh exact samples")
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 10), xlabel="time", ylabel="KL [nats]")
     ax.set_title(f"{PARTICLES} particles")
@@ -125,10 +133,12 @@ def moons(options, axes):
     grid = cg.FokkerPlanckGrid([(-6, 6)] * 2, (60, 60) if options.quick else (100, 100), 1.0)
     start = cg.Gaussian([2.0, 0.0], 0.05 * np.eye(2))
     feedback, closed, free = on_grid(energy, grid, start, None, 4.0)
-    linear, tilted, _ = on_grid(energy, grid, start, ["x1", "x2"], 40.0)
+    _, tilted, _ = on_grid(energy, grid, start, ["x1", "x2"], 40.0)
     fast, late, some = arrival(closed), arrival(free), arrival(tilted)
-    print(f"two_moons (trained), grid: KL <= {LEVEL:g} at t = {fast:.2f} with {len(feedback.inputs)} eigenfunctions as inputs, "
-          f"{some:.1f} with x1 and x2, {late:.1f} open: {late / fast:.0f} x and {late / some:.1f} x sooner")  # fmt: skip
+    print(
+        f"two_moons (trained), grid: KL <= {LEVEL:g} at t = {fast:.2f} with {len(feedback.inputs)} eigenfunctions as "
+        f"inputs, {some:.1f} with x1 and x2, {late:.1f} open: {late / fast:.0f} x and {late / some:.1f} x sooner"
+    )
     for r, colour, label in (
         (free, cg.plot.BLACK, "open loop"), (tilted, cg.plot.ORANGE, "inputs x1, x2"),
         (closed, cg.plot.BLUE, "eigenfunctions as inputs"),

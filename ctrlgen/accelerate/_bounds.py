@@ -19,7 +19,7 @@ from ctrlgen.accelerate._programs import inverse_root
 from ctrlgen.domain import Box
 from ctrlgen.energies.bounds import lowest_over
 from ctrlgen.energies.intervals import Intervals
-from ctrlgen.energies.spectral import UNIT, down, up
+from ctrlgen.energies.spectral import UNIT, down, frobenius, gamma, lowest_eigenvalue, up
 from ctrlgen.prove.claim import Deadline
 
 CHUNK = 256  # boxes at a time
@@ -53,7 +53,7 @@ class Frame:
         except np.linalg.LinAlgError:
             raise ValueError("the metric must be positive definite.") from None
         g = _carried(Intervals.exact(metric[None]), root)
-        low, high = float(lowest_over(g)[0]), -float(lowest_over(-g)[0])
+        low, high = float(_lowest(g)[0]), -float(_lowest(-g)[0])
         if not (low > 0 and np.isfinite(high)):
             raise ValueError("the metric must be positive definite beyond the rounding of floats.")
         return cls(metric, root, low, high)
@@ -61,7 +61,7 @@ class Frame:
     def lowest(self, hessians: Intervals) -> np.ndarray:
         """(n,): l with H ⪰ l·M for every symmetric H in each of n interval matrices; -inf where none is known."""
         with np.errstate(invalid="ignore", over="ignore"):
-            found = lowest_over(_carried(hessians, self.root))
+            found = _lowest(_carried(hessians, self.root))
         out = [down(Fraction(v) / Fraction(self.high if v >= 0 else self.low)) if math.isfinite(v) else -math.inf
                for v in map(float, found)]  # fmt: skip
         return np.array(out)
@@ -71,6 +71,36 @@ class Frame:
         return -self.lowest(-hessians)
 
 
+def _lowest(matrices: Intervals) -> np.ndarray:
+    """(n,): lower bounds of the eigenvalues of the symmetric matrices in interval matrices.
+
+    An eigenvalue rises with the diagonal, so that its lower ends stand for it. Off the diagonal the radius E moves no
+    eigenvalue by more than its row sums, nor than its Frobenius norm.
+    """
+    n, d = matrices.mid.shape[:2]
+    if d < 3:
+        return lowest_over(matrices)
+    out = np.full(n, -np.inf)
+    matrices = _symmetric(matrices.mid, np.broadcast_to(matrices.rad, matrices.mid.shape))
+    rad = matrices.rad
+    for k in np.flatnonzero(np.isfinite(rad).all(axis=(1, 2)) & np.isfinite(matrices.mid).all(axis=(1, 2))):
+        middle, rest = matrices.mid[k].copy(), rad[k].copy()
+        middle[np.diag_indices(d)] = np.diag(matrices.low[k])
+        np.fill_diagonal(rest, 0.0)
+        move = min(frobenius(rest), float(rest.sum(axis=1).max()) * (1 + gamma(d)))
+        out[k] = math.nextafter(lowest_eigenvalue(middle, np.zeros((d, d))) - move, -math.inf)
+    return out
+
+
+def _symmetric(mid: np.ndarray, rad: np.ndarray) -> Intervals:
+    """Intervals with symmetric centres and radii that hold the same symmetric matrices."""
+    with np.errstate(invalid="ignore"):  # of what is not known
+        middle, gap = (mid + mid.swapaxes(1, 2)) / 2, np.abs(mid - mid.swapaxes(1, 2))
+        wide = np.maximum(rad, rad.swapaxes(1, 2))
+        loose = (wide + gap + 2 * UNIT * np.abs(middle)) * (1 + 4 * UNIT)
+        return Intervals(middle, np.where(gap > 0, loose, wide))
+
+
 def _carried(matrices: Intervals, root: np.ndarray) -> Intervals:
     """RᵀAR, made symmetric: the symmetric matrices among them are carried to symmetric ones."""
     n, d = len(matrices.mid), len(root)
@@ -78,9 +108,7 @@ def _carried(matrices: Intervals, root: np.ndarray) -> Intervals:
     unknown: np.ndarray = np.logical_not(known)
     mid = np.where(unknown[:, None, None], 0.0, matrices.mid)
     rad = np.where(unknown[:, None, None], 0.0, matrices.rad)
-    both = Intervals((mid + mid.swapaxes(1, 2)) / 2, np.maximum(rad, rad.swapaxes(1, 2)))
-    gap = np.abs(mid - mid.swapaxes(1, 2))  # the symmetric part of an entry lies in either
-    both = Intervals(both.mid, (both.rad + gap + 2 * UNIT * np.abs(both.mid)) * (1 + 4 * UNIT))
+    both = _symmetric(mid, rad)
     if np.array_equal(root, np.diag(np.diag(root))):
         scale = Intervals.exact(np.diag(root))
         out = both * scale * scale[:, None]

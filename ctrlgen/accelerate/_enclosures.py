@@ -309,7 +309,7 @@ def _formula(energy: Energy) -> Curvature | None:
     """By the formula, where there is one that is C² but for conditions."""
     from ctrlgen.continuity import JumpError, conditions
 
-    found = formula_hessian(energy) if energy.dim <= MOST_DIMENSIONS + 1 else None
+    found = formula_hessian(energy)
     if found is None:
         return None
     try:
@@ -339,7 +339,7 @@ def of_matrix(matrix: Any, states: Sequence[Any], smooth: Sequence[tuple[Any, An
     upper: list[Any] = [matrix[i, j] for i, j in pairs]
     try:
         entries = Compiled(upper, states)
-        slopes = entries.derivative()
+        slopes = entries.derivative() if d <= MOST_DIMENSIONS + 1 else None
         needed = Compiled([expr for expr, _ in smooth], states) if smooth else None
     except Unsupported:
         return None

@@ -19,10 +19,11 @@ from ctrlgen.energies.base import Energy
 from ctrlgen.energies.landscapes import Landscape
 from ctrlgen.energies.network_bounds import CURVATURES
 from ctrlgen.energies.neural import MLPEnergy
+from ctrlgen.energies.symbolic import SymbolicEnergy
 from ctrlgen.energies.tails import exact_diagonal, fractions, tail
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.energies.walls import Walled
-from ctrlgen.formula import derivative, rationalise
+from ctrlgen.formula import derivative, rationalise, real_states
 
 MOST_SYMBOLIC = 30  # dimensions up to which a Hessian is written out as a formula
 
@@ -32,7 +33,7 @@ class Formula:
     """The Hessian of an energy as a matrix of formulas with exact numbers.
 
     Args:
-        states: x1, ..., xd, real.
+        states: those of `states_of`.
         matrix: ∇²E, (d, d).
         given: the formulas that it is the Hessian of, as they were given: where these are C², it is the Hessian.
     """
@@ -42,12 +43,19 @@ class Formula:
     given: tuple[Any, ...]
 
 
+def states_of(energy: Energy) -> tuple[sp.Symbol, ...]:
+    """The names that a formula came with, or x1, ..., xd; real."""
+    if isinstance(energy, SymbolicEnergy):
+        return real_states([s.name for s in energy.field.states])
+    return plain_states(energy.dim)
+
+
 def formula_hessian(energy: Energy) -> Formula | None:
     """The Hessian as a formula; None where the energy, or a term of it, has none."""
     d = energy.dim
     if d > MOST_SYMBOLIC:
         return None
-    states = plain_states(d)
+    states = states_of(energy)
     terms = [(1.0, energy)]
     if isinstance(energy, Composition):
         terms = list(zip(map(float, energy.weights), energy.terms, strict=True))

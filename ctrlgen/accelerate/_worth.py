@@ -6,7 +6,7 @@ that was proved of it and the steps of the proof; None where nothing was proved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -63,7 +63,8 @@ class Proved:
 
 def around(known: Between, metric: np.ndarray, energy: Energy, name: str) -> Proved | None:
     """For A ⪯ ∇²E ⪯ B everywhere, with exact A and B: λM ⪯ A and B ⪯ M."""
-    found = _by_elimination(known, metric) if len(metric) <= EXACT else None
+    same = _same(known, metric)
+    found = (metric, 1.0) if same else _by_elimination(known, metric) if len(metric) <= EXACT else None
     method = "exact"
     if found is None:
         found, method = _by_frame(known, metric), "interval"
@@ -81,8 +82,14 @@ def around(known: Between, metric: np.ndarray, energy: Energy, name: str) -> Pro
     return Proved(scaled, rate, (premise(words, rule, check, method, known.trust),))
 
 
+def _same(known: Between, metric: np.ndarray) -> bool:
+    """Is the metric the Hessian itself?"""
+    exact = fractions(metric)
+    return bool((known.low == exact).all() and (known.high == exact).all())
+
+
 def _fits(known: Between, metric: np.ndarray, rate: float) -> bool:
-    if len(metric) <= EXACT:
+    if len(metric) <= EXACT or (rate == 1.0 and _same(known, metric)):
         exact = fractions(metric)
         if at_least(exact - known.high, 0.0) and at_least(known.low - Fraction(rate) * exact, 0.0):
             return True
@@ -142,17 +149,30 @@ def _enclosed(matrix: np.ndarray) -> Intervals:
 # Formulas -------------------------------------------------------------------------------------------------------------
 
 
+def smoothness(found: Formula, domain: Domain | None, deadline: Deadline) -> list[Step]:
+    """Steps that establish that the energy is C² on the domain; none where its form says so."""
+    return regular([("E", list(found.given), 2)], found.states, domain, "auto", deadline)
+
+
 def by_formula(
-    found: Formula, metric: np.ndarray, hessians: np.ndarray, domain: Domain | None, deadline: Deadline
+    found: Formula,
+    metric: np.ndarray,
+    hessians: np.ndarray,
+    domain: Domain | None,
+    smooth: Sequence[Step],
+    deadline: Deadline,
 ) -> tuple[Proved | None, list[Step]]:
     """By claims on the formulas: M - ∇²E ⪰ 0, then ∇²E - λM ⪰ 0 with the largest λ that is proved.
+
+    Args:
+        found, domain: of what, where.
+        metric, hessians: what fits the Hessians at points.
+        smooth: the steps of `smoothness`, all proved.
+        deadline: when to stop.
 
     Returns:
         what was proved, and the steps that were not, for their reasons.
     """
-    smooth = regular([("E", list(found.given), 2)], found.states, domain, "auto", deadline.part(0.2))
-    if any(s.outcome.status is not Status.PROVED for s in smooth):
-        return None, smooth
     worth = _ratio(hessians, metric)
     # simple numbers first, for what they cost
     simple = next(m for m in roundings(metric) if _ratio(hessians, m) >= worth * (1 - 1e-6))

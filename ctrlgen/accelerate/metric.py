@@ -24,7 +24,7 @@ import numpy as np
 
 from ctrlgen.accelerate._bounds import ends_of
 from ctrlgen.accelerate._candidates import POINTS, Structure, Wanted, gibbs_points, points_of, propose
-from ctrlgen.accelerate._hessians import Between, Formula, at_points, between, checked, formula_hessian, kink
+from ctrlgen.accelerate._hessians import Between, Formula, at_points, between, checked, formula_hessian, kink, states_of
 from ctrlgen.accelerate._programs import spread
 from ctrlgen.accelerate._worth import (
     Proved,
@@ -35,6 +35,7 @@ from ctrlgen.accelerate._worth import (
     is_definite,
     not_definite,
     not_definite_at,
+    smoothness,
     unbounded,
 )
 from ctrlgen.accelerate.metric_verdict import MetricVerdict
@@ -77,7 +78,7 @@ def optimal_metric(
 
     Args:
         energy: E; None where only `hessians` are at hand.
-        domain: the set of states; None for the whole space.
+        domain: the set of states, in the names of a SymbolicEnergy's own or x1, ..., xd; None for the whole space.
         hessians: (k, d, d) samples of the Hessian; the verdict is then SAMPLED.
         temperature: ε [energy]; where nothing can be proved on the whole space, Hessians are sampled from the Gibbs
             measure at ε, and the verdict is SAMPLED.
@@ -103,7 +104,7 @@ def optimal_metric(
     dim = energy.dim if energy is not None else len(samples[0])  # pyright: ignore[reportOptionalSubscript]
     wanted, deadline = Wanted.checked(structure, rank, dim), check_timeout(timeout)
     if domain is not None:
-        check_domain("domain", domain, plain_states(dim))
+        check_domain("domain", domain, plain_states(dim) if energy is None else states_of(energy))
     if temperature is not None:
         positive("temperature", temperature)
     if samples is not None:
@@ -123,6 +124,10 @@ class _Search:
     deadline: Deadline
     key: int
 
+    @property
+    def states(self) -> Any:
+        return states_of(self.energy)
+
     def run(self) -> MetricVerdict:
         trouble = other_gradient(self.energy) or kink(self.energy)
         if trouble:
@@ -130,14 +135,16 @@ class _Search:
         exact = exact_hessian(self.energy)
         if exact is not None:
             return self._quadratic(exact)
-        self.states = plain_states(self.energy.dim)
-        formula = formula_hessian(self.energy)
+        formula, smooth = formula_hessian(self.energy), []
         known = between(self.energy)
         if formula is not None:
             no = not_definite(formula, self.domain, self.deadline.part(0.2))
             no = no or (unbounded(formula) if self.domain is None else [])
             if no:
                 return self._refused(no)
+            smooth = smoothness(formula, self.domain, self.deadline.part(0.2))
+            if any(s.outcome.status is not Status.PROVED for s in smooth):
+                return self._open(smooth)
         proofs, open_steps = [], []
         if known is not None:
             proofs += self._around(known)
@@ -151,7 +158,7 @@ class _Search:
             metric = propose(hessians, self.wanted, self.deadline.part(0.2))
             if formula is not None:
                 metric, hessians = self._topped_up(formula, metric, hessians)
-                found, left = by_formula(formula, metric, hessians, self.domain, self.deadline.part(0.6))
+                found, left = by_formula(formula, metric, hessians, self.domain, smooth, self.deadline.part(0.6))
                 proofs += [found] if found else []
                 open_steps += left
             best = max((p.rate for p in proofs), default=0.0)
@@ -262,7 +269,7 @@ class _Search:
     def _not_definite(self, points: np.ndarray, plain: float | None) -> MetricVerdict:
         inside = points
         if self.domain is not None:
-            inside = points[np.atleast_1d(self.domain.contains(points, plain_states(self.energy.dim)))]
+            inside = points[np.atleast_1d(self.domain.contains(points, self.states))]
         try:
             found = not_definite_at(self.energy, inside) if len(inside) else None
         except ValueError as error:

@@ -452,7 +452,7 @@ def _eigenfactor(flow: np.ndarray) -> np.ndarray:
     values, vectors = map(np.asarray, np.linalg.eig(flow))
     if np.linalg.cond(vectors) < 1e7:
         inverse = np.linalg.inv(vectors)
-        metric = (inverse.conj().T @ inverse).real
+        metric = np.real(inverse.conj().T @ inverse)
     else:
         moved = flow - (1 - 1e-4) * values.real.min() * np.eye(len(flow))
         metric = solve_continuous_lyapunov(moved.T, np.eye(len(flow)))
