@@ -100,13 +100,13 @@ if TYPE_CHECKING:
     from ctrlgen import interop as interop
     from ctrlgen import measure as measure
     from ctrlgen import plot as plot
-    from ctrlgen.certify import stopping as stopping
     from ctrlgen.accelerate.friction import optimal_friction as optimal_friction
     from ctrlgen.accelerate.invariance import invariance as invariance
     from ctrlgen.accelerate.metric import optimal_metric as optimal_metric
     from ctrlgen.accelerate.region import contraction_region as contraction_region
     from ctrlgen.accelerate.riemannian import riemannian_rate as riemannian_rate
     from ctrlgen.accelerate.skew import optimal_skew as optimal_skew
+    from ctrlgen.certify import stopping as stopping
     from ctrlgen.certify.barrier import BarrierFunction as BarrierFunction
     from ctrlgen.certify.contraction import ContractionMetric as ContractionMetric
     from ctrlgen.certify.find_barrier import find_barrier as find_barrier

@@ -106,8 +106,8 @@ def optimal_friction(
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"energy must be an Energy; got {type(energy).__name__}.")
-    if not (np.isfinite(constant) and constant > 1):
-        raise ValueError(f"constant must be finite and above 1, which no metric reaches; got {constant!r}.")
+    if positive("constant", constant) <= 1:
+        raise ValueError(f"constant must be above 1, which no metric reaches; got {constant!r}.")
     low = None if m is None else positive("m", m)
     high = None if L is None else positive("L", L)
     refuse_walls(energy)

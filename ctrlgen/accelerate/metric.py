@@ -104,7 +104,10 @@ def optimal_metric(
     dim = energy.dim if energy is not None else len(samples[0])  # pyright: ignore[reportOptionalSubscript]
     wanted, deadline = Wanted.checked(structure, rank, dim), check_timeout(timeout)
     if domain is not None:
-        check_domain("domain", domain, plain_states(dim) if energy is None else states_of(energy))
+        names = plain_states(dim) if energy is None else states_of(energy)
+        check_domain("domain", domain, names)
+        if len(domain.pieces(names)) != 1:
+            raise ValueError(f"domain must be one convex set, not a union of sets; got {domain!r}.")
     if temperature is not None:
         positive("temperature", temperature)
     if samples is not None:

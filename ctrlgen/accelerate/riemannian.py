@@ -49,6 +49,7 @@ from ctrlgen.prove.witness import round_witness
 
 MOST_FULL = 3  # dimensions of a metric that is not diagonal with Mᵢ(xᵢ)
 BEYOND = 1e12  # a rate that is larger is no rate
+SHORT = 30  # operations
 LOOSE = 1e-2  # relative: a proved rate that is farther from the estimate is improved by boxes
 LOSSES = (0.5, 0.2, 0.05, 1e-2, 1e-3)  # of the rate that boxes are to prove, relative
 BOXES = 20_000
@@ -179,6 +180,12 @@ def separable(metric: sp.MatrixBase, states: Sequence[sp.Symbol]) -> bool:
     return alone and all(metric[i, j] == 0 for i in range(d) for j in range(d) if i != j)
 
 
+def neat(expr: Any) -> Any:
+    """The formula simplified, unless it is neither rational nor short: expanded, such a one is beyond all engines."""
+    expr = sp.sympify(expr)
+    return tidy(expr) if expr.is_rational_function(*expr.free_symbols) or sp.count_ops(expr) < SHORT else expr
+
+
 # Geometry -------------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +198,7 @@ def christoffel(metric: sp.MatrixBase, states: Sequence[sp.Symbol]) -> list[sp.M
         sp.Matrix(d, d, lambda i, j, m=m: (slopes[i][m, j] + slopes[j][m, i] - slopes[m][i, j]) / 2) for m in every
     ]
     out: list[Any] = [sp.zeros(d, d) + sum((inverse[k, m] * first[m] for m in every), sp.zeros(d, d)) for k in every]
-    return [gamma.applyfunc(tidy) for gamma in out]
+    return [gamma.applyfunc(neat) for gamma in out]
 
 
 def ricci(connection: Sequence[sp.Matrix], states: Sequence[sp.Symbol]) -> sp.Matrix:
@@ -225,12 +232,12 @@ def weighted_curvature(
     flat = separable(metric, states)
     volume = metric.det() if not flat else sp.Mul(*(metric[i, i] for i in range(d)))
     # ∂ log det M = ∂ det M / det M: rational where M is
-    slope = [derivative(energy, s) + temperature * tidy(sp.diff(volume, s) / volume) / 2 for s in states]
+    slope = [derivative(energy, s) + temperature * neat(sp.diff(volume, s) / volume) / 2 for s in states]
     hessian = sp.Matrix(
         d, d, lambda i, j: derivative(slope[i], states[j]) - sum(connection[k][i, j] * slope[k] for k in range(d))
     )
     total = hessian if flat else hessian + temperature * ricci(connection, states)
-    return sp.ImmutableMatrix(d, d, lambda i, j: tidy(total[min(i, j), max(i, j)]))
+    return sp.ImmutableMatrix(d, d, lambda i, j: neat(total[min(i, j), max(i, j)]))
 
 
 # The search -----------------------------------------------------------------------------------------------------------
@@ -282,7 +289,7 @@ class _Rate:
         estimate, _ = definite_slack(self.metric, claim)
 
         def make(c: Any) -> Claim:
-            left = (self.metric - c * sp.eye(len(self.states))).applyfunc(tidy)
+            left = (self.metric - c * sp.eye(len(self.states))).applyfunc(neat)
             return claims(f"M ⪰ {c}·I, so the metric is complete", self.states, left, None, strict=False)[0]
 
         for share in (1.0, 0.5, 0.01) if np.isfinite(estimate) and estimate > 1e-9 else ():
@@ -292,7 +299,7 @@ class _Rate:
         return []
 
     def _claim(self, rate: Any) -> Claim:
-        left = sp.ImmutableMatrix((self.curvature - rate * self.metric).applyfunc(tidy))
+        left = sp.ImmutableMatrix((self.curvature - rate * self.metric).applyfunc(neat))
         where = self.domain if left.free_symbols or self.method == "interval" else None
         return claims(f"Hess_g V + ε Ric_g - ({rate}) M ⪰ 0", self.states, left, where, strict=False)[0]
 
@@ -330,7 +337,7 @@ class _Rate:
             rate = shorten(estimate - loss * size)
             if least is not None and rate <= least:
                 continue
-            matrix = (self.curvature - rate * self.metric).applyfunc(tidy)
+            matrix = (self.curvature - rate * self.metric).applyfunc(neat)
             inner = of_matrix(matrix, self.states)
             if inner is None or self.deadline.over:
                 break

@@ -126,8 +126,8 @@ def optimal_skew(
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"energy must be an Energy; got {type(energy).__name__}.")
-    if not (np.isfinite(spread) and spread > 1):
-        raise ValueError(f"spread must be finite and above 1, the ratio of the λ's; got {spread!r}.")
+    if positive("spread", spread) <= 1:
+        raise ValueError(f"spread must be above 1, as the ratio of the λ's; got {spread!r}.")
     factor = 1.0 if size is None else positive("size", size)
     deadline = Deadline(positive("timeout", timeout))
     mobility = constant_mobility(metric, energy.dim)
@@ -454,7 +454,7 @@ def _eigenfactor(flow: np.ndarray) -> np.ndarray:
         inverse = np.linalg.inv(vectors)
         metric = np.real(inverse.conj().T @ inverse)
     else:
-        moved = flow - (1 - 1e-4) * values.real.min() * np.eye(len(flow))
+        moved = flow - (1 - 1e-4) * np.real(values).min() * np.eye(len(flow))
         metric = solve_continuous_lyapunov(moved.T, np.eye(len(flow)))
     metric = (metric + metric.T) / 2
     values, vectors = np.linalg.eigh(metric)

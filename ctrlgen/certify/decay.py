@@ -228,7 +228,9 @@ def _along(
     inequality = log_sobolev(energy, temperature, timeout=max(deadline.left(), 0.1))
     other = other_gradient(energy) if plant.kind == "particles" else ""
     walled = parted(energy).sets and exists is None  # an inside, and a finite Z, are not to be assumed there
-    if inequality.status is Status.PROVED and inequality.rate is not None and not other and not walled:
+    bent = callable(mobility)
+    usable = inequality.status is Status.PROVED and inequality.rate is not None and not (other or walled or bent)
+    if usable and inequality.rate is not None:
         rate, more = _in_metric(energy, inequality.rate, mobility)
         return combine(
             f"{text}, and V(t) ≤ exp(-r t) V(0) with r = {shown_down(rate)}", [*steps, *inequality.steps, *more],
@@ -237,6 +239,8 @@ def _along(
     if walled:
         other = "it was not established that the safe set has an inside and exp(-E/ε) a finite integral on it"
     why = other or f"no log-Sobolev constant was established ({inequality.reason})"
+    if bent:
+        why = "the metric depends on the state: no λ with K(x) ⪰ λ was established (`riemannian_rate` asks for rates)"
     if exists is None:
         assumptions.append("the Gibbs measure exists: exp(-E/ε) is integrable")
     if other and not walled:
@@ -297,12 +301,14 @@ def _measured(energy: Energy, temperature: float, loop: ClosedLoop, initial: Any
 
 
 def identity_holds() -> bool:
-    """∇·(ρK∇E) + ε∇·(K∇ρ) + ∇·(ρJ∇E) = ∇·(ρ(K + J)∇(E + ε log ρ)), for any E, ρ, symmetric K and skew J.
+    """∇·(ρK∇E) + ε∇·(K∇ρ) + ∇·(ρJ∇E) = ∇·(ρ(K + J)∇(E + ε log ρ)), for any E, ρ, symmetric K(x) and
+    skew J.
 
     In two dimensions; the terms of more are sums over pairs of coordinates.
     """
     x, y = states = sp.symbols("x y", real=True)
-    a, b, c, j, eps = sp.symbols("a b c j epsilon", real=True)
+    a, b, c = (sp.Function(name)(x, y) for name in "abc")
+    j, eps = sp.symbols("j epsilon", real=True)
     energy, rho = sp.Function("E")(x, y), sp.Function("rho", positive=True)(x, y)
     k, skew = sp.Matrix([[a, b], [b, c]]), sp.Matrix([[0, j], [-j, 0]])
 

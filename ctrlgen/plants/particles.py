@@ -113,7 +113,8 @@ class Langevin(ParticlePlant):
             return step(self.mobility, energy, state, temperature, h)
         if self.scheme == "euler":
             kick, lanes = self.kick(state.lanes, x, temperature)
-            return State(x + h * self.drift(energy, x) + kick, lanes, state.step)
+            drift = once(self.drift(energy, x), state.step)  # or XLA repeats all of a formula in each of its rows
+            return State(x + h * drift + kick, lanes, state.step)
         return self._metropolis(energy, state, temperature, h)
 
     def drift(self, energy: Energy, x: jax.Array, temperature: Any = None) -> jax.Array:

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 import ctrlgen as cg
 from ctrlgen import Status
-from ctrlgen.accelerate.friction import optimal_friction
+from ctrlgen.accelerate.friction import contracts, optimal_friction
 
 BENT = cg.SymbolicEnergy("x**2 + 0.2*cos(2*x) + y**2", ["x", "y"])
 
@@ -67,6 +67,16 @@ def test_bounds_alone_give_the_best_isotropic_metric(low, high):
     assert searched * (1 - 1e-9) < verdict.rate < searched * (1 + 1e-3)
     assert verdict.rate >= low / np.sqrt(low + high)  # Dalalyan and Riou-Durand, Bernoulli 26 (2020) 1956
     assert verdict.recheck()
+
+
+def test_the_inequality_is_asked_at_both_bounds_and_of_a_metric():
+    """At the known point γ = √(m + L) with a = (m + L)/2: it holds up to m/√(m + L), and for no wider bounds."""
+    low, high, half, a, rate = 4.0, 60.0, 4.0, 32.0, 0.5
+    assert contracts(low, high, half, a, rate)
+    assert not contracts(low, high, half, a, rate + 1e-12)
+    assert not contracts(low, high + 1e-9, half, a, rate)
+    assert not contracts(low - 1e-9, high, half, a, rate)
+    assert not contracts(16.0, 16.0, 4.0, 16.0, 4.0)  # equality throughout, but G is singular
 
 
 def test_the_known_point_is_on_the_curve():
@@ -136,7 +146,8 @@ def test_the_plant_has_the_friction_and_the_fraction():
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=-1.0), "m must be positive"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0, L=1.0), "m must not exceed L"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0), "m must not exceed L"),
-        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), constant=1.0), "constant must be finite and above 1"),
+        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), constant=1.0), "constant must be above 1"),
+        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), constant=np.inf), "constant must be positive and finite"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2))).plant(1.0, fraction=0.0), "fraction must be between"),
     ],
 )

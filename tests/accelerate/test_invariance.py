@@ -12,7 +12,7 @@ from ctrlgen.accelerate.invariance import invariance
 
 BANANA, FUNNEL, EPSILON = cg.Banana(), cg.Funnel(2, 3.0), 0.7
 TURN = np.array([[0.0, 1.5], [-1.5, 0.0]])
-BENT = ["1 + x1**2", "2 + x2**2/(1 + x2**2)"]
+BENT = ["1 + x1**2", "2 + x1**2"]
 FULL = [["1 + x1**2", "x1/2"], ["x1/2", "1"]]
 SPINNING = [[0, "x1*x2"], ["-x1*x2", 0]]
 
@@ -33,7 +33,7 @@ def divergence(energy, point, mobility, skew, correction):
         return rho(x) * drift - EPSILON * rows(lambda y: mobility(y) * rho(y))(x)
 
     with float64():
-        return float(jnp.trace(jax.jacfwd(flux)(jnp.asarray(point))))
+        return float(jax.jit(lambda x: jnp.trace(jax.jacfwd(flux)(x)))(jnp.asarray(point)))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_every_smooth_energy_metric_and_skew_is_kept(energy, options):
 
 
 def bent(x):
-    return jnp.diag(jnp.stack([1 / (1 + x[0] ** 2), 1 / (2 + x[1] ** 2 / (1 + x[1] ** 2))]))
+    return jnp.diag(jnp.stack([1 / (1 + x[0] ** 2), 1 / (2 + x[0] ** 2)]))
 
 
 def full(x):

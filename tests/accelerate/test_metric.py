@@ -228,6 +228,15 @@ def test_a_trained_energy_is_refuted_where_it_is_not_convex():
     assert verdict.recheck()
 
 
+def test_floats_alone_refute_nothing(monkeypatch):
+    from ctrlgen.accelerate._worth import not_definite_at
+
+    monkeypatch.setattr(cg.GaussianMixture, "hessian", lambda self, x: np.full((len(x), 1, 1), -1e-3))
+    points = np.array([[0.0], [0.5]])
+    assert not_definite_at(cg.GaussianMixture([[0.0]], 1.0), points) is None
+    assert not_definite_at(cg.GaussianMixture([[-3.0], [3.0]], 1.0), points) is not None
+
+
 def test_kinks_and_walls_have_no_metric():
     relu = optimal_metric(cg.MLPEnergy(2, 8, 1, "relu", confinement=1.0), cg.Box([-1, -1], [1, 1]))
     bent = optimal_metric(cg.SymbolicEnergy("x**2 - abs(x)/2", ["x"]), cg.Box([-1], [1]))
@@ -267,6 +276,33 @@ def test_the_share_of_fresh_hessians_that_violate_a_sampled_metric_is_bounded():
     assert 4 * (1 - verdict.violation / 2) ** 200 == pytest.approx(0.05)
     with pytest.raises(ValueError, match=r"no rate was proved, .* the status is SAMPLED"):
         verdict.distance(1.0)
+
+
+def test_a_domain_is_written_in_the_names_of_the_formula():
+    disc = cg.Sublevel("u**2 + w**2 - 1", ["u", "w"])
+    verdict = optimal_metric(cg.SymbolicEnergy("u**2 + w**2 + u**4", ["u", "w"]), disc)
+    assert verdict.status is Status.PROVED
+    assert verdict.rate == pytest.approx(1 / 7, rel=1e-6)  # 2 + 12u² in [2, 14]
+    assert "the domain is convex" in verdict.assumptions
+
+
+def test_eight_dimensions_by_intervals():
+    names = [f"x{i}" for i in range(8)]
+    expr = "+".join(f"{k + 1}*{s}**2 + {s}**4/4" for k, s in enumerate(names)) + "+ x0*x1"
+    energy = cg.SymbolicEnergy(expr, names)
+    verdict = optimal_metric(energy, cg.Box([-1] * 8, [1] * 8), structure="diagonal", timeout=6)
+    points = np.random.default_rng(0).uniform(-1, 1, (200, 8))
+    low, high = extremes(energy.hessian(points), verdict.metric)
+    assert verdict.status is Status.PROVED
+    assert high <= 1 + 1e-12
+    assert 0.2 < verdict.rate <= low
+    assert verdict.recheck()
+
+
+def test_a_jump_between_two_smooth_pieces_is_seen():
+    verdict = optimal_metric(cg.SymbolicEnergy("x**2 + atan(1/x)/10", ["x"]), cg.Box([-1], [1]))
+    assert verdict.status is Status.UNDECIDED
+    assert verdict.rate is None
 
 
 def test_without_domain_the_gibbs_measure_is_sampled_where_a_temperature_is_given():
@@ -363,6 +399,7 @@ QUADRATIC = cg.Quadratic(np.eye(3))
         ({"rank": 1}, "rank must be omitted unless structure is 'low-rank'"),
         ({"domain": cg.Box([0], [1])}, "domain: .* has 1 coordinates"),
         ({"domain": 3}, "domain must be a domain"),
+        ({"domain": cg.Box([0] * 3, [1] * 3) | cg.Box([2] * 3, [3] * 3)}, "domain must be one convex set"),
         ({"temperature": -1.0}, "temperature must be positive"),
         ({"timeout": 0}, "timeout must be a positive number"),
         ({"hessians": np.eye(2)}, r"hessians must have shape \(k, 3, 3\)"),

@@ -6,7 +6,10 @@ from scipy.linalg import expm
 
 import ctrlgen as cg
 from ctrlgen import Status
-from ctrlgen.accelerate.skew import levelled, optimal_skew
+from ctrlgen.accelerate.friction import optimal_friction
+from ctrlgen.accelerate.invariance import invariance
+from ctrlgen.accelerate.skew import certified_rate, construct, exactly, levelled, optimal_skew
+from ctrlgen.prove.claim import Deadline
 
 
 def precision(dim, condition, seed=0, turned=True):
@@ -56,6 +59,18 @@ def test_the_certificate_is_the_inequality_and_the_constants_bound_the_transient
         decay = np.exp(-verdict.rate * t)
         assert np.linalg.norm(move, 2) <= verdict.constant * decay * (1 + 1e-9)
         assert np.linalg.norm(root @ move @ np.linalg.inv(root), 2) <= verdict.energy_constant * decay * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dim", [3, 30])
+def test_no_rate_above_the_true_one_is_certified(dim):
+    """What is verified is the inequality, whatever rate is aimed at."""
+    s = precision(dim, 10.0)
+    skew, factor = construct(s, np.eye(dim), 4.0)
+    flow, exact, best = exactly(np.eye(dim) + skew) * exactly(s), exactly(s), np.trace(s) / dim
+    assert isinstance(certified_rate(flow, factor, exact, 1.05 * best, Deadline(30.0)), str)
+    found = certified_rate(flow, factor, exact, 1.005 * best, Deadline(30.0))
+    assert not isinstance(found, str)
+    assert found.rate <= best * (1 + 1e-12)
 
 
 def test_one_dimension_and_isotropic_energies_need_no_skew():
@@ -168,7 +183,8 @@ def test_what_is_kept_apart_makes_longer_steps():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: optimal_skew(cg.Quadratic(np.eye(2)), spread=1.0), "spread must be finite and above 1"),
+        (lambda: optimal_skew(cg.Quadratic(np.eye(2)), spread=1.0), "spread must be above 1"),
+        (lambda: optimal_skew(cg.Quadratic(np.eye(2)), spread="wide"), "spread must be positive and finite"),
         (lambda: optimal_skew(cg.Quadratic(np.eye(2)), size=-1.0), "size must be positive"),
         (lambda: optimal_skew(cg.Quadratic(np.eye(2)), np.ones(3)), "metric must be of size 2"),
         (lambda: optimal_skew(cg.Quadratic(np.eye(2)), lambda x: x), "metric must be constant"),
@@ -181,6 +197,13 @@ def test_what_is_kept_apart_makes_longer_steps():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("call", [optimal_skew, optimal_friction, lambda energy: invariance(energy, 1.0)])
+def test_energies_behind_walls_are_refused(call):
+    safety = cg.SafetyFilter([cg.BarrierFunction("1 - x1**2 - x2**2", ["x1", "x2"])], gain=1.0, mode="reflected")
+    with pytest.raises(ValueError, match="energy must have no walls here"):
+        call(safety.energy(cg.Quadratic(np.eye(2))))
 
 
 def test_only_energies():

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -256,3 +257,12 @@ def test_bad_arguments():
 
 def test_the_identity_of_the_transport_equation():
     assert identity_holds()
+
+
+def test_a_metric_that_depends_on_the_state_has_no_proved_rate():
+    energy = cg.Quadratic(np.eye(2))
+    plant = cg.Langevin(1.0, 0.01, metric=lambda x: 1 + jnp.sin(x) ** 2 / 10)
+    verdict = cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(plant, energy), measure=False)
+    assert verdict.status is Status.UNDECIDED
+    assert "depends on the state" in verdict.reason
+    assert cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy)).status is Status.PROVED

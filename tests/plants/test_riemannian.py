@@ -85,6 +85,7 @@ def test_metropolis_keeps_a_banana_in_a_full_metric():
     assert_same_moments(response.final.astype(float), fresh)
 
 
+@pytest.mark.slow
 def test_euler_keeps_a_banana_in_a_full_metric_with_a_skew_part():
     start, fresh = banana_draws(20_000, 1), banana_draws(40_000, 2)
     plant = cg.Langevin(1.0, 0.004, metric=bent, skew=[[0.0, 0.7], [-0.7, 0.0]])
@@ -146,7 +147,9 @@ def wavy(d):
     return metric
 
 
-@pytest.mark.parametrize(("d", "full"), [(1, True), (3, True), (10, True), (2, False), (10, False)])
+@pytest.mark.parametrize(
+    ("d", "full"), [(1, True), (3, True), (2, False), (10, False), pytest.param(10, True, marks=pytest.mark.slow)]
+)
 def test_the_metric_at_particles_against_dense_linear_algebra(d, full):
     """K v, vᵀMv, log det M, a root of K and ∇·K = Σ_j ∂_j (M⁻¹)_ij, by inverses and forward derivatives of these."""
     metric = wavy(d) if full else lambda x: jnp.diagonal(wavy(d)(x)) + 0.1 * jnp.sum(x**2)
@@ -171,9 +174,7 @@ def test_the_metric_at_particles_against_dense_linear_algebra(d, full):
     np.testing.assert_allclose(StateMobility(metric)(x[0]), k[0] if full else np.diag(k[0]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "metric"), [("euler", [2.0, 0.5]), ("mala", [2.0, 0.5]), ("mala", [[2.0, 0.4], [0.4, 0.5]])]
-)
+@pytest.mark.parametrize(("scheme", "metric"), [("euler", [2.0, 0.5]), ("mala", [[2.0, 0.4], [0.4, 0.5]])])
 def test_a_function_that_is_constant_is_the_array(scheme, metric):
     """The same particles for a diagonal; the same law for a full one, of which another root of K is taken."""
     x = np.random.default_rng(1).normal(size=(20_000, 2))
@@ -184,7 +185,7 @@ def test_a_function_that_is_constant_is_the_array(scheme, metric):
     assert_same_moments(function, array)
 
 
-@pytest.mark.parametrize(("scheme", "share"), [("euler", 0.2), ("mala", 0.85)])
+@pytest.mark.parametrize(("scheme", "share"), [("euler", 0.2), pytest.param("mala", 0.85, marks=pytest.mark.slow)])
 def test_the_neck_of_a_funnel_is_reached(scheme, share):
     """v = x₁ ~ N(0, 9): a share of 0.091 lies below -4. A step that the metric makes safe there is too long without."""
     start = np.tile([2.0, 0.0], (10_000, 1))
