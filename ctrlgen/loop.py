@@ -7,12 +7,12 @@ stopping rule, how long a compiled call may take, and how a run ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import equinox as eqx
 import numpy as np
 
 from ctrlgen.checks import positive
@@ -34,6 +34,7 @@ from ctrlgen.safety.restricted import Restricted
 if TYPE_CHECKING:
     from ctrlgen.certify.verdict import Verdict
 
+SETTLED = 250  # periods after which a density feedback should not saturate any more
 CALL_SECONDS = 0.2  # a compiled call aims at this: short enough for the progress bar and for Ctrl-C
 
 
@@ -205,7 +206,7 @@ class ClosedLoop:
                 "controller, or leave it out."
             )
         if isinstance(self.controller, DensityFeedback):
-            _check_feedback(self.controller, self.plant, self.extra)
+            _check_feedback(self.controller, self.plant, self.safety, self.extra)
         self._whole  # noqa: B018  (raises here where the parts do not fit)
 
     @cached_property
@@ -240,11 +241,6 @@ class ClosedLoop:
     def _static(self) -> Energy:
         """The controller's energy without what depends on the density."""
         return self.controller.energy if isinstance(self.controller, DensityFeedback) else self.controller
-
-    def _commanded(self, target: Energy) -> Energy:
-        """The controller with this static energy in place of its own."""
-        coupled = isinstance(self.controller, DensityFeedback)
-        return eqx.tree_at(lambda c: c.energy, self.controller, target) if coupled else target
 
     @classmethod
     def of(cls, energy: TrainedEnergy, safety: SafetyFilter | None = None) -> ClosedLoop:
@@ -321,7 +317,7 @@ class ClosedLoop:
         if on_grid and isinstance(initial, Restricted):
             initial = initial.on_grid(self.plant)
         run = self._whole.start(
-            self._commanded(target) if on_grid else self.controller,
+            target if on_grid and not self.controller.couples else self.controller,
             initial,
             step=step,
             key=key,
@@ -332,13 +328,19 @@ class ClosedLoop:
         return _Simulation(start, run, record, stop, monitor, progress, self).run(began, throw)
 
 
-def _check_feedback(feedback: DensityFeedback, plant: Plant, extra: Any) -> None:
+def _check_feedback(feedback: DensityFeedback, plant: Plant, safety: Any, extra: Any) -> None:
     """Raise ValueError unless the plant transports density as the feedback was designed for."""
     name = type(plant).__name__
     if not isinstance(plant, (Langevin, FokkerPlanckGrid)):
         raise ValueError(
             f"controller must be a static energy for {name}: a density feedback is designed for overdamped transport "
             "at a temperature. Use Langevin or FokkerPlanckGrid, or pass its .energy."
+        )
+    if safety is not None:
+        raise ValueError(
+            "safety must be None with a density feedback, whose command vanishes at the Gibbs measure of its own energy "
+            "and not at the restricted one. Design it on a FokkerPlanckGrid for the energy with walls, "
+            "ClosedLoop(plant, energy, safety=...).energy, and run that with scheme='mala'."
         )
     if extra is not None:
         raise ValueError("extra must be None with a density feedback, whose design does not know it.")
@@ -353,6 +355,23 @@ def _check_feedback(feedback: DensityFeedback, plant: Plant, extra: Any) -> None
         raise ValueError(
             f"step must be short enough for the feedback: held for {float(step):g} its linearised loop is unstable. "
             f"Pass a step of at most {feedback.period:g}, or design with period={float(step):g}."
+        )
+
+
+def _warn_if_locked(feedback: DensityFeedback, time: np.ndarray, snapshots: Sequence[Any]) -> None:
+    """Warn where an input was at its limit in all of the second half of a run that was long enough to settle."""
+    late = time >= time[-1] / 2
+    if time[-1] < SETTLED * feedback.period or late.sum() < 2:
+        return
+    commands = np.stack([feedback.command(s) for s, after in zip(snapshots, late, strict=True) if after])
+    stuck = np.flatnonzero((np.abs(commands) >= feedback.limit * (1 - 1e-9)).all(axis=0))
+    if stuck.size:
+        warnings.warn(
+            f"inputs {stuck.tolist()} of the density feedback were at their limits in all of the second half of the "
+            "run: it has not settled, and may be locked there (E + Σuφ can have its mass where no input reaches the modes). "
+            "Lower limit, or leave out inputs that undo the confinement.",
+            UserWarning,
+            stacklevel=5,
         )
 
 
@@ -464,6 +483,8 @@ class _Simulation:
         if self.kept[-1][0] < self.state.done:
             self.kept.append((self.state.done, final))
         marks, snapshots = zip(*self.kept, strict=True)
+        if isinstance(self.loop.controller, DensityFeedback):
+            _warn_if_locked(self.loop.controller, np.array(marks) * self.state.step, snapshots)
         counted = recorded(self.state)
         return Response(
             plant=self.begin.plant,

@@ -6,7 +6,7 @@ potentials φⱼ enter as E + Σuⱼφⱼ, which makes ż = Λz + Σⱼ uⱼ(b�
 Nⱼₖₗ = -E_ρ*[∇φⱼ·∇ζₖ ζₗ] for as many modes as there are.
 
 On a grid (one to three dimensions) they are those of its own generator, exactly. Above, Galerkin's method in a space of
-features, with means over samples: a variational upper bound of each |λₖ| but for the sampling error.
+features, with means over samples: with exact means it makes every |λₖ| too large.
 
 References: Breiten, Kunisch and Pfeiffer, ESAIM: COCV 24 (2018) 741 (feedback on Fokker–Planck); Klus et al., Physica
 D 406 (2020) 132416 (data-driven generator, gEDMD); Noé and Nüske, Multiscale Model. Simul. 11 (2013) 635 (variational).
@@ -36,6 +36,8 @@ from ctrlgen.precision import float64
 RARE = 1e-10  # share of the largest Gibbs mass below which √ρ* amplifies the rounding of an eigenvector
 DENSE = 400  # cells up to which all eigenvectors are computed
 BLOCKS = 10  # of samples, for the error of data-driven rates
+ROUNDING = 1e-13  # of the largest rate of a generator: slower modes are lost in it
+SEEN = 30.0  # samples that a bump has to cover, or its mean says nothing
 INDEPENDENT = 1e-8  # share of the largest variance below which a combination of features counts as none
 
 
@@ -57,6 +59,11 @@ class SlowModes(ABC):
     def order(self) -> int:
         """r, how many."""
         return len(self.rates)
+
+    @property
+    def resolution(self) -> float:
+        """The rate below which rounding decides [1 / time]."""
+        return 0.0
 
     @abstractmethod
     def observable(self, weights: Any) -> Observable:
@@ -212,6 +219,15 @@ class GridModes(SlowModes):
     grid: FokkerPlanckGrid
     values: np.ndarray = field(repr=False)
 
+    @property
+    def resolution(self):
+        return ROUNDING * float(self.grid._volume(self.energy).outflow.max())
+
+    def coordinates(self, density):
+        if np.shape(density) == self.grid.shape:  # plain cell masses of this grid
+            return self._flat @ self.grid._masses(density).ravel()
+        return super().coordinates(density)
+
     @cached_property
     def _masses(self) -> np.ndarray:
         return np.asarray(self.grid.gibbs(self.energy)).ravel()
@@ -364,8 +380,8 @@ class SampledModes(SlowModes):
         features: ψ, q of them.
         weights: ζ = weights (ψ - mean), (r, q).
         feature_mean: (q,).
-        estimates: the rates with their sampling errors; the error of the space of features is not in them, and makes
-            every |λ| too large.
+        estimates: the rates with their sampling errors. The error of the space of features is not in them: with exact
+            means it makes every |λ| too large.
     """
 
     samples: np.ndarray = field(repr=False)
@@ -485,6 +501,8 @@ def _features(x: np.ndarray, functions: Sequence[Energy], degree: int | None, bu
     some = (x - centre) / scale
     some = some[np.random.default_rng(key).choice(len(x), min(len(x), 5000), replace=False)]
     centres, width = _spread_out(some, min(bumps, len(some) // 10))
+    gaps = ((centres[:, None] - some[None]) ** 2).sum(axis=-1)
+    centres = centres[np.exp(-gaps / (2 * width**2)).sum(axis=1) >= SEEN * len(some) / len(x)]
     exponents = tuple(tuple(int(e) for e in p) for p in powers)
     return Features(centre, scale, exponents, centres, width, tuple(functions))
 

@@ -263,6 +263,7 @@ BEHIND = {
 
 
 @pytest.mark.parametrize(("energy", "method", "law"), BEHIND.values(), ids=BEHIND.keys())
+@pytest.mark.slow
 def test_draws_behind_walls(energy, method, law):
     gibbs = cg.Gibbs(energy, 0.5)
     assert gibbs.method == method

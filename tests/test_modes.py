@@ -51,6 +51,7 @@ def test_a_gap_below_rounding_leaves_no_constant_in_the_mode():
     cold = cg.FokkerPlanckGrid([(-1.6, 1.6)], (300,), 0.03)
     modes = grid_modes(cg.SymbolicEnergy("(x**2 - 1)**2", ["x"]), cold, 2)
     assert abs(modes.rates[0]) < 1e-11
+    assert modes.resolution < 1e-9
     masses = np.asarray(cold.gibbs(cg.SymbolicEnergy("(x**2 - 1)**2", ["x"])))
     assert abs(masses @ modes.values[0]) < 1e-12
     np.testing.assert_allclose(np.abs(modes.at([[-1.0], [1.0]])[:, 0]), 1, atol=1e-6)
@@ -142,6 +143,13 @@ def test_sampled_modes_of_a_gaussian_in_six_dimensions():
     assert all(abs(e.value + k) < 5 * e.error + 0.01 for e, k in zip(modes.estimates, [0.3, 0.5], strict=False))
     b, _ = modes.steer(potentials(["x1"], energy, "inputs"))
     assert abs(abs(b[0, 0]) - np.sqrt(0.3)) < 0.03  # |λ|·E[xζ]/ε = κ·√(ε/κ)/ε
+
+
+def test_outliers_make_no_slow_modes_of_their_own():
+    # exact: 1, 2, 3, 3, 4; a bump that one sample sees has a mean of nothing but chance
+    energy = cg.Quadratic(np.diag([1.0, 3.0]))
+    modes = sampled_modes(energy, 0.5, cg.Gibbs(energy, 0.5).sample(0, 6000), 5, bumps=200)
+    np.testing.assert_allclose(modes.rates, [-1, -2, -3, -3, -4], rtol=0.12)
 
 
 @pytest.mark.parametrize(

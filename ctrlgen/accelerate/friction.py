@@ -12,14 +12,16 @@ Reference: Dalalyan and Riou-Durand, Bernoulli 26 (2020) 1956, for that last poi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ctrlgen.accelerate._hessians import kink
 from ctrlgen.accelerate.skew import quadratic_hessian, refuse_walls
-from ctrlgen.certify.constants import established
+from ctrlgen.certify.constants import OPPOSITE, established, other_gradient
 from ctrlgen.certify.existence import refuse_without_gibbs
 from ctrlgen.certify.pieces import at_least
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
@@ -32,6 +34,7 @@ from ctrlgen.plants.particles import KineticLangevin
 from ctrlgen.prove.claim import Deadline
 
 SHARES = (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
+DIGITS = 700  # of the differences of nearly equal numbers that a rate is: any two floats may meet
 CONTINUUM = "the loop in continuous time; both trajectories are driven by one noise"
 
 
@@ -97,7 +100,8 @@ def optimal_friction(
         constant: the largest constant C > 1 that is allowed.
 
     Returns:
-        PROVED with `.friction` and `.rate`; UNDECIDED where no bounds 0 < m ≤ L are established or given.
+        PROVED with `.friction` and `.rate`; UNDECIDED where no bounds 0 < m ≤ L are established or given, `constant`
+        leaves no rate, or particles need not follow -∇E (code with derivatives of its own).
 
     Raises:
         TypeError: energy is not an Energy.
@@ -111,8 +115,11 @@ def optimal_friction(
     low = None if m is None else positive("m", m)
     high = None if L is None else positive("L", L)
     refuse_walls(energy)
-    deadline, most = Deadline(1e7), (constant * constant - 1) / (constant * constant + 1)
+    deadline, most = Deadline(1e7), (constant - 1) / constant * ((constant + 1) / (constant + 1 / constant))
     refuse_without_gibbs(energy)
+    if other := other_gradient(energy):
+        open_step = missing("particles follow -∇E", other)
+        return combine(_text(energy.dim), [open_step], kind=FrictionVerdict, deadline=deadline)
     exact = quadratic_hessian(energy)
     if exact is not None and m is None and L is None:
         return _of_quadratic(exact, most, deadline)
@@ -179,18 +186,17 @@ def _of_bounds(energy: Energy, m: float | None, L: float | None, most: float, de
             _text(energy.dim), [*steps, missing(which, reason)], kind=FrictionVerdict, deadline=deadline,
             plain=low if low is not None and low > 0 else None,
         )  # fmt: skip
+    if len(assumptions) > 1 and (rough := kink(energy)):
+        steps.append(missing("m I ⪯ ∇²E ⪯ L I, as it was given", rough))
+        return combine(_text(energy.dim), steps, kind=FrictionVerdict, deadline=deadline)
     half, a = best_half(low, high, most), float(Fraction(low) / 2 + Fraction(high) / 2)
-    aim = half - (high - low) / 4 / np.sqrt(a - half * half)
+    aim = largest_rate(low, high, half, a)
     rate = next(
-        (
-            r
-            for share in SHARES
-            if (r := down(Fraction(float(aim)) * (1 - Fraction(share)))) > 0 and contracts(low, high, half, a, r)
-        ),
+        (r for share in SHARES if (r := down(aim * (1 - Fraction(share)))) > 0 and contracts(low, high, half, a, r)),
         None,
     )
     if rate is None:
-        reason = f"λ = {aim:.6g} at γ = {2 * half:.6g} is lost in the rounding"
+        reason = _why_no_rate(low, high, half, aim)
         return combine(_text(energy.dim), [*steps, missing("a rate", reason)], kind=FrictionVerdict, deadline=deadline)
     shown = premise(
         f"G A_s + A_sᵀG + 2·{shown_down(rate)}·G ⪯ 0 at s = m and s = L, G = [[a, γ/2], [γ/2, 1]], a = {a!r}",
@@ -209,6 +215,10 @@ def _bound(energy: Energy, name: Any, given: float | None, steps: list, assumpti
     """A bound of the Hessian, with what it rests on."""
     lower = name == "hessian_lower"
     known = established(energy, name)
+    other = getattr(energy.properties, OPPOSITE[name])
+    if given is not None and other is not None and (given > other if lower else given < other):
+        bound = f"∇²E ⪯ {shown_up(other)} I" if lower else f"∇²E ⪰ {shown_down(other)} I"
+        raise ValueError(f"{'m' if lower else 'L'} must agree with what is established, {bound}; got {given!r}.")
     if given is None:
         if known is not None:
             steps += known[1]
@@ -222,18 +232,52 @@ def _bound(energy: Energy, name: Any, given: float | None, steps: list, assumpti
 
 def best_half(low: float, high: float, most: float) -> float:
     """γ/2, at most `most`·√a, with the largest g - D/(2√(a - g²)), a = (m + L)/2 and D = (L - m)/2: concave in g."""
-    a, spread = low / 2 + high / 2, high / 2 - low / 2
-    left, right = 0.0, float(np.sqrt(a)) * most * (1 - 2.0**-50)
-    # g is below the optimum as long as D·g < 2(a - g²)^{3/2}
-    if spread * right < 2 * (a - right * right) ** 1.5:
-        return right
+    a = low / 2 + high / 2
+    root, spread = float(np.sqrt(a)), (high / 2 - low / 2) / a
+    left, right = 0.0, most * (1 - 2.0**-50)
+
+    # r = g/√a is below the optimum as long as (D/a)·r < 2(1 - r²)^{3/2}
+    def below(r: float) -> bool:
+        return spread * r < 2 * (1 - r * r) ** 1.5
+
+    if below(right):
+        return root * right
     for _ in range(200):
         middle = (left + right) / 2
-        if spread * middle < 2 * (a - middle * middle) ** 1.5:
-            left = middle
-        else:
-            right = middle
-    return left
+        left, right = (middle, right) if below(middle) else (left, middle)
+    return root * left
+
+
+def largest_rate(low: float, high: float, half: float, a: float) -> Fraction:
+    """λ = g - (L - m)/(4√(a - g²)) at g = half to so many digits that none of it is lost; ≤ 0 where there is no rate."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        m, upper, g, square = map(Decimal, (low, high, half, a))
+        rest = square - g * g
+        return Fraction(g - (upper - m) / (4 * rest.sqrt())) if rest > 0 else Fraction(0)
+
+
+def _why_no_rate(low: float, high: float, half: float, aim: Fraction) -> str:
+    if aim > 0:
+        return (
+            f"the rate would be about {_scientific(aim)}, at γ = {2 * half:.6g}, but with L/m = "
+            f"{_scientific(Fraction(high) / Fraction(low))} it is less than what rounding the metric to floats takes"
+        )
+    # 4g²(a - g²) > D² for g = r√a, where D/a = spread
+    spread = (high / 2 - low / 2) / (low / 2 + high / 2)
+    share = spread / np.sqrt(2 * (1 + np.sqrt((1 - spread) * (1 + spread))))
+    least = float(np.sqrt((1 + share) / (1 - share)))
+    return (
+        f"the constant allows γ ≤ {2 * half:.6g} only, where λ = {_scientific(aim)} is no rate; these m and L need a "
+        f"constant above {least:.6g}"
+    )
+
+
+def _scientific(value: Fraction) -> str:
+    """A number of any size with six digits."""
+    with localcontext() as context:
+        context.prec = 6
+        return f"{Decimal(value.numerator) / Decimal(value.denominator):.6g}"
 
 
 def contracts(low: float, high: float, half: float, a: float, rate: float) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ctrlgen.certify.pieces import at_least, exact_hessian, recomputed
 from ctrlgen.certify.premise import premise, shown_down, shown_up
+from ctrlgen.certify.regular import CAST, casts
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
@@ -99,6 +100,8 @@ def other_gradient(energy: Energy) -> str:
     except (TypeError, ValueError):  # a callable has no constants then either; a class may say that it has
         return "" if isinstance(energy, CallableEnergy) else f"the potential of {kind.__name__} could not be traced"
     found = ", ".join(name for name in OWN_DERIVATIVES if name in code)
+    if not found and casts(energy.potential, energy.dim):
+        found = CAST
     return f"a function holds {found}: what JAX takes for its gradient need not be its gradient" if found else ""
 
 

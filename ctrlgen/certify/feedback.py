@@ -21,6 +21,7 @@ from ctrlgen.certify.premise import missing, premise, shown_down
 from ctrlgen.certify.regular import regular, smooth_by_form
 from ctrlgen.certify.saturated import Saturated, find_ellipsoid
 from ctrlgen.certify.verdict import Step, Verdict, combine
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import default_states
 from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled
 from ctrlgen.energies.symbolic import CallableEnergy
@@ -73,13 +74,18 @@ def verify_feedback(
 
     Returns:
         for the dissipative law a verdict on every density; for a Riccati law one on the slow modes.
+
+    Raises:
+        ValueError: rate is negative or not finite, or initial is no density.
     """
+    if not (np.isfinite(rate) and rate >= 0):
+        raise ValueError(f"rate must be finite and ≥ 0 [1 / time]; got {rate!r}.")
     deadline = Deadline(timeout)
     if feedback.law == "dissipative":
         return dissipative(feedback, deadline)
     r, m = design.steer.shape
     text = f"the first {r} modes of the density tend to 0 under {m} saturated inputs"
-    if feedback.offset.any() or not bool(eqx.tree_equal(feedback.observable, design.modes.observable(design.gain))):
+    if not _as_designed(feedback, design):
         reason = "the feedback does not command what its design says"
         return combine(text, [missing(text, reason)], kind=FeedbackVerdict, deadline=deadline, modes=design.modes)
     if r > LARGEST:
@@ -111,6 +117,20 @@ def verify_feedback(
         "; time-out" if deadline.over else ""
     )
     return combine(text, [missing(text, reason)], kind=FeedbackVerdict, deadline=deadline, modes=design.modes)
+
+
+def _as_designed(feedback: DensityFeedback, design: Any) -> bool:
+    """Is the feedback the Riccati law of its design: its gain, inputs, energy, temperature and period?"""
+    modes = design.modes
+    return (
+        type(feedback) is DensityFeedback
+        and not feedback.offset.any()
+        and feedback.temperature == modes.temperature
+        and feedback.period <= design.period
+        and bool(eqx.tree_equal(feedback.energy, modes.energy))
+        and bool(eqx.tree_equal(feedback.inputs, design.inputs))
+        and bool(eqx.tree_equal(feedback.observable, modes.observable(design.gain)))
+    )
 
 
 # The dissipative law --------------------------------------------------------------------------------------------------
@@ -151,6 +171,7 @@ def dissipative(feedback: DensityFeedback, deadline: Deadline) -> FeedbackVerdic
         text, [identity, sign, *_smooth(feedback, deadline)], kind=FeedbackVerdict, deadline=deadline,
         assumptions=(
             "the density is smooth enough to integrate by parts, and commands are continuous in time",
+            "the loop does not explode: E + Σuⱼφⱼ confines while it is commanded",
             "the loop in the continuum: what cells, step and the number of particles change is not part of the claim",
         ),
     )  # fmt: skip
@@ -160,6 +181,9 @@ def _smooth(feedback: DensityFeedback, deadline: Deadline) -> list[Step]:
     """Steps that the φ have two derivatives and that JAX takes the gradients of φ and E for what they are."""
     states = default_states(None, feedback.dim)
     steps: list[Step] = []
+    if parted(feedback.energy).sets:
+        what = "no mass flows through the walls of the energy"
+        steps.append(missing(what, "E_ρ[Lφⱼ] misses what the inputs push against its walls, a term ε∮ρ∂φⱼ"))
     for j, phi in enumerate(feedback.inputs):
         function = Field(phi.function if isinstance(phi, CallableEnergy) else phi, states)
         steps += regular([(f"φ{j + 1}", function, 2)], states, None, "auto", deadline)

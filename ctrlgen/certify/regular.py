@@ -8,10 +8,11 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from ctrlgen.certify.build import claims, settle
@@ -27,9 +28,10 @@ from ctrlgen.trace import NoFormula, trace
 BRANCHES = {
     "select_n", "sign", "floor", "ceil", "round", "rem", "atan2", "cond", "while", "scan", "sort", "argmax", "argmin",
     "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "stop_gradient", "pure_callback", "clamp",
-    "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite",
+    "a cast to integers", "eq", "ne", "lt", "le", "gt", "ge", "reduce_precision", "nextafter", "is_finite",
 }  # fmt: skip
 
+CAST = "a cast to integers"  # which JAX takes for constant
 KINKS = {"abs", "max", "min", "reduce_max", "reduce_min", "cummax", "cummin", "cumlogsumexp"}
 # of which everything is smooth that is made of nothing else
 ENTIRE = {
@@ -157,10 +159,25 @@ def smooth_by_form(thing: Field) -> str:
     return f"it holds {', '.join(found)}, and was not shown to be smooth" if found else ""
 
 
+def casts(function: Callable, dim: int) -> bool:
+    """Does a function (d,) -> () cast numbers to integers on its way? False where it cannot be traced."""
+    try:
+        return CAST in _primitives(trace(function, (dim,)).jaxpr)
+    except (NoFormula, TypeError, ValueError):
+        return False
+
+
+def _is_real(dtype: Any) -> bool:
+    return bool(np.issubdtype(np.dtype(dtype), np.floating))
+
+
 def _primitives(jaxpr: Any) -> set[str]:
     out: set[str] = set()
     for eqn in jaxpr.eqns:
-        out.add(eqn.primitive.name)
+        name = eqn.primitive.name
+        if name == "convert_element_type" and not _is_real(eqn.params["new_dtype"]):
+            name = CAST if _is_real(eqn.invars[0].aval.dtype) else name
+        out.add(name)
         for value in eqn.params.values():
             for item in value if isinstance(value, (list, tuple)) else [value]:
                 inner = getattr(item, "jaxpr", item)

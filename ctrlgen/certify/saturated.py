@@ -158,7 +158,8 @@ class Ellipsoid:
 
 def find_ellipsoid(loop: Saturated, deadline: Deadline) -> tuple[Ellipsoid, float, list[Step]] | None:
     """An ellipsoid with its rate and its proved steps; None where none was found and confirmed."""
-    found = _program(loop, deadline)
+    with np.errstate(all="ignore"):  # numbers beyond floats make no program
+        found = _program(loop, deadline)
     if found is None:
         return None
     matrix, slacks = found
@@ -210,11 +211,13 @@ class _Cones:
         clarabel: Any = import_module("clarabel")
         settings = clarabel.DefaultSettings()
         settings.verbose, settings.max_threads, settings.time_limit = False, 1, max(deadline.left(), 1e-3)
-        solver = clarabel.DefaultSolver(
-            sparse.csc_matrix((self.count, self.count)), cost, sparse.csc_matrix(sparse.vstack(self.rows)),
-            np.concatenate(self.right), [clarabel.PSDTriangleConeT(n) for n in self.sizes], settings,
-        )  # fmt: skip
-        values = np.array(solver.solve().x)
+        matrix, right = sparse.csc_matrix(sparse.vstack(self.rows)), np.concatenate(self.right)
+        if not (np.isfinite(matrix.data).all() and np.isfinite(right).all()):
+            return None
+        cones = [clarabel.PSDTriangleConeT(n) for n in self.sizes]
+        empty = sparse.csc_matrix((self.count, self.count))
+        solution = clarabel.DefaultSolver(empty, cost, matrix, right, cones, settings).solve()
+        values = np.array(solution.x)
         if len(values) != self.count or not np.isfinite(values).all():
             return None
         return [np.einsum("k,kij->ij", part, self.units) for part in values.reshape(-1, self.q)]

@@ -201,8 +201,10 @@ class DensityFeedback(Energy):
         m = len(self.inputs)
         self.limit = np.broadcast_to(np.asarray(limit, dtype=np.float64), (m,)).copy()
         self.offset = np.zeros(m) if offset is None else np.asarray(offset, dtype=np.float64)
-        if not (self.limit > 0).all():
-            raise ValueError(f"limit must be positive, a number or one for each of the {m} inputs; got {limit!r}.")
+        if not ((self.limit > 0) & np.isfinite(self.limit)).all():
+            raise ValueError(
+                f"limit must be positive and finite, a number or one for each of the {m} inputs; got {limit!r}."
+            )
         if self.offset.shape != (m,) or not np.isfinite(self.offset).all():
             raise ValueError(f"offset must be {m} finite numbers, one for each input; got {offset!r}.")
         if not (np.isfinite(period) and period > 0):

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.linalg import solve_discrete_are
 
 from ctrlgen.checks import positive
+from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled, potentials
 from ctrlgen.interop.density import _static, _with_functions, slow_modes
@@ -89,16 +90,25 @@ def density_feedback(
         )
     limits = REACH * modes.temperature / spread if limit is None else limit
     held = HELD / abs(float(modes.rates[min(1, modes.order - 1)])) if period is None else positive("period", period)
+    if law == "dissipative" and parted(energy).sets:
+        raise ValueError(
+            "law must be 'riccati' for an energy with walls: the mean of Lφ misses what the inputs push against them."
+        )
+    if abs(float(modes.rates[0])) < modes.resolution:
+        raise ValueError(
+            f"the slowest mode must be resolved, but its rate {modes.rates[0]:.1e} is lost in rounding (below "
+            f"{modes.resolution:.1e}). Take a higher temperature, or fewer cells."
+        )
     if law == "dissipative":
         images = tuple(Generated(energy, f, modes.temperature) for f in phi)
         gains = np.asarray(limits, dtype=np.float64) / modes.spread(images)
-        design = Design(law, modes, np.diag(gains), np.zeros((0, 0)), np.zeros(0), held)
+        design = Design(law, modes, np.diag(gains), phi, np.zeros((0, 0)), np.zeros(0), held)
         observable = Scaled(images, gains)
     else:
         b, n = modes.steer(phi)
         weight = np.diag(effort * (spread / modes.temperature) ** 2)
         gain = _regulator(modes.rates, b, weight, held, decay)
-        design, observable = Design(law, modes, gain, b, n, held), modes.observable(gain)
+        design, observable = Design(law, modes, gain, phi, b, n, held), modes.observable(gain)
     return DensityFeedback(
         energy, phi, observable, limit=limits, period=held, temperature=modes.temperature, law=law, design=design
     )
@@ -127,6 +137,10 @@ def _riccati(rates: np.ndarray, b: np.ndarray, weight: np.ndarray, period: float
     except (np.linalg.LinAlgError, ValueError):
         reach = np.abs(b).max(axis=1)
         missed = [k for k in range(len(rates)) if -rates[k] <= decay and reach[k] <= 1e-8 * reach.max()]
+        if not missed:
+            raise ValueError(
+                f"period must be shorter: no regulator was found for commands that are held for {period:g}."
+            ) from None
         raise ValueError(
             f"decay must be below the rates of modes that no input reaches; modes {missed} decay at "
             f"{[float(f'{-rates[k]:.4g}') for k in missed]}, and decay is {decay:g}. Add an input, or lower decay."
@@ -149,6 +163,7 @@ class Design:
         law: "riccati" or "dissipative".
         modes: the slow modes.
         gain: K, (m, r), of u = -Kz; of the dissipative law diag(k), (m, m).
+        inputs: the control potentials φ.
         steer: B, (r, m), of ż = Λz + Bu + Σ uⱼNⱼz.
         bilinear: N, (m, r, r).
         period: for which commands are held [time].
@@ -157,6 +172,7 @@ class Design:
     law: str
     modes: SlowModes
     gain: np.ndarray = field(repr=False)
+    inputs: tuple[Energy, ...] = field(repr=False)
     steer: np.ndarray = field(repr=False)
     bilinear: np.ndarray = field(repr=False)
     period: float = 0.0
@@ -171,7 +187,9 @@ class Design:
         return np.sort_complex(np.log(values.astype(complex)) / self.period)[::-1]
 
     def stable_when_held(self, period: float) -> bool:
-        """Is the linearised loop stable when commands are held for this long?"""
+        """Is the linearised loop stable when commands are held for this long? True where that is not known."""
+        if self.law != "riccati":
+            return True
         a, held = _sampled(self.modes.rates, self.steer, period)
         return bool(np.abs(np.linalg.eigvals(np.diag(a) - held @ self.gain)).max() < 1)
 

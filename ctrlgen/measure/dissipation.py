@@ -155,7 +155,7 @@ def _features(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 
 def _fit(train: list[int], gram: list, force: list, family: np.ndarray) -> np.ndarray:
     """Coefficients for each ridge, (p, ridges)."""
-    a = np.sum([gram[i] for i in train], axis=0)[np.ix_(family, family)]
+    a = np.sum([gram[i] for i in train], axis=0)[family[:, None], family]
     b = np.sum([force[i] for i in train], axis=0)[family]
     scale = np.trace(a) / len(a) * np.eye(len(a))
     # LU, not Cholesky: threaded OpenBLAS factors small matrices 300 times slower by Cholesky on a busy machine

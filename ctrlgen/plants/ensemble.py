@@ -214,6 +214,8 @@ class ParticleRun(Run):
             # Cutting is host work: the particles are the last axis of every array of the state.
             cut = [slice(b * size, (b + 1) * size) for b in range(blocks)]
             arrays = jax.tree.map(np.asarray, whole)
+            if blocks == 1:
+                cut = [slice(None)]
             self._states = [jax.tree.map(lambda a, c=c: jnp.asarray(a[..., c] if a.ndim else a), arrays) for c in cut]
         self._segment(self._states[0], np.zeros(EVENTS, np.int32), 0)  # compile once, before the threads start
 

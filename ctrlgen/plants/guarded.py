@@ -164,15 +164,6 @@ class Guarded(ParticlePlant):
         record = Record(**parts)
         return State(inner.position, noise.join(inner.lanes, last), inner.step, (inner.memory, record, depth))
 
-    def refresh(self, energy, state, temperature):
-        memory, *rest = state.memory
-        h = jnp.asarray(self.step, state.position.dtype)
-        own = energy
-        if not isinstance(self.plant, KineticLangevin):
-            own = self._inner_energy(energy, state.step.astype(h.dtype) * h)
-        inner = self.plant.refresh(own, State(state.position, state.lanes, state.step, memory), temperature)
-        return eqx.tree_at(lambda s: s.memory, state, (inner.memory, *rest))
-
     def move(self, energy, state, temperature):
         memory, record, depth = state.memory
         inner = State(state.position, state.lanes, state.step, memory)

@@ -1,5 +1,7 @@
 """Certified frictions against spectra, against a search over all metrics, and against trajectories under one noise."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -9,6 +11,11 @@ from ctrlgen import Status
 from ctrlgen.accelerate.friction import contracts, optimal_friction
 
 BENT = cg.SymbolicEnergy("x**2 + 0.2*cos(2*x) + y**2", ["x", "y"])
+
+
+def unknown(dim):
+    """A convex energy of which nothing is established."""
+    return cg.CallableEnergy(lambda x: jnp.sum(jnp.where(x > 0, x * x, x * x / 2)), dim)
 
 
 def test_quadratics_reach_the_root_of_the_least_curvature():
@@ -61,7 +68,7 @@ def largest_rate(low, high):
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (1.0, 30.0), (0.05, 4.0)])
 def test_bounds_alone_give_the_best_isotropic_metric(low, high):
-    verdict = optimal_friction(cg.MLPEnergy(3, width=8, depth=1), m=low, L=high)
+    verdict = optimal_friction(unknown(3), m=low, L=high)
     assert verdict.status is Status.PROVED
     searched = largest_rate(low, high)
     assert searched * (1 - 1e-9) < verdict.rate < searched * (1 + 1e-3)
@@ -81,13 +88,13 @@ def test_the_inequality_is_asked_at_both_bounds_and_of_a_metric():
 
 def test_the_known_point_is_on_the_curve():
     """At γ = √(m + L) the rate is m/√(m + L), so that γ = best - a little cannot be far from it for large L/m."""
-    verdict = optimal_friction(cg.MLPEnergy(2, width=8, depth=1), m=1.0, L=1e4)
+    verdict = optimal_friction(unknown(2), m=1.0, L=1e4)
     assert verdict.rate == pytest.approx(1 / np.sqrt(1e4 + 1), rel=1e-3)
     assert verdict.friction == pytest.approx(np.sqrt(1e4 + 1), rel=1e-3)
 
 
 def test_equal_bounds_are_a_quadratic_and_the_constant_limits_them():
-    bounds = optimal_friction(cg.MLPEnergy(1, width=8, depth=1), m=2.0, L=2.0, constant=5.0)
+    bounds = optimal_friction(unknown(1), m=2.0, L=2.0, constant=5.0)
     exact = optimal_friction(cg.Quadratic([[2.0]]), constant=5.0)
     assert bounds.rate == pytest.approx(exact.rate, rel=1e-12)
     assert bounds.constant <= 5.0 * (1 + 1e-9)
@@ -134,6 +141,89 @@ def test_without_convexity_there_is_no_rate_and_no_plant():
         verdict.plant(1.0)
 
 
+class Gentle(cg.Energy):
+    """½|x|² that pushes with a hundredth of its slope."""
+
+    dim: int = 2
+
+    def potential(self, x):
+        return jnp.sum(x * x, axis=0) / 2
+
+    def slope(self, x):
+        return 0.01 * x
+
+    @property
+    def properties(self):
+        return cg.Properties(hessian_lower=1.0, hessian_upper=1.0)
+
+
+class Honest(cg.Energy):
+    """½|x|², with constants that the library has to believe."""
+
+    dim: int = 2
+
+    def potential(self, x):
+        return jnp.sum(x * x, axis=0) / 2
+
+    @property
+    def properties(self):
+        return cg.Properties(hessian_lower=1.0, hessian_upper=1.0)
+
+
+HALVED = cg.CallableEnergy(lambda x: jnp.sum(x * jax.lax.stop_gradient(x)) / 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("energy", "options"),
+    [(HALVED, {}), (HALVED, {"m": 1.0, "L": 1.0}), (HALVED + cg.Quadratic(np.eye(2)), {}), (Gentle(), {})],
+)
+def test_constants_of_a_function_that_particles_do_not_follow_prove_nothing(energy, options):
+    verdict = optimal_friction(energy, **options)
+    assert verdict.status is Status.UNDECIDED
+    assert verdict.friction is None
+    assert "gradient" in verdict.reason
+
+
+def test_constants_of_a_foreign_class_are_taken_on_its_word():
+    verdict = optimal_friction(Honest())
+    assert verdict.status is Status.PROVED
+    assert any("Honest are as its own .properties" in a for a in verdict.assumptions)
+
+
+def test_bounds_that_are_given_are_not_believed_across_a_kink():
+    energy = cg.SymbolicEnergy("x**2 + Abs(x)", ["x"])
+    verdict = optimal_friction(energy, m=1.0, L=3.0)
+    assert verdict.status is Status.UNDECIDED
+    assert "kink" in verdict.reason
+
+
+def test_a_constant_that_leaves_no_rate_says_which_does():
+    energy = unknown(2)
+    verdict = optimal_friction(energy, m=1.0, L=2.0, constant=1.0001)
+    assert verdict.status is Status.UNDECIDED
+    assert "is no rate" in verdict.reason
+    assert "rounding" not in verdict.reason
+    least = float(verdict.reason.split("constant above ")[1])
+    assert optimal_friction(energy, m=1.0, L=2.0, constant=least * 1.001).status is Status.PROVED
+    assert optimal_friction(energy, m=1.0, L=2.0, constant=least * 0.999).status is Status.UNDECIDED
+
+
+@pytest.mark.parametrize("high", [1e10, 1e16, 1e20])
+def test_a_rate_far_below_the_friction_is_not_lost(high):
+    verdict = optimal_friction(unknown(2), m=1.0, L=high)
+    assert verdict.status is Status.PROVED
+    assert verdict.rate == pytest.approx(1 / np.sqrt(high), rel=1e-4)
+    assert verdict.recheck()
+
+
+def test_bounds_beyond_what_floats_resolve_say_so():
+    verdict = optimal_friction(unknown(2), m=1.0, L=1e300)
+    assert verdict.status is Status.UNDECIDED
+    assert "about 1e-150" in verdict.reason.replace(".00000", "")
+    assert "L/m = 1e+300" in verdict.reason.replace(".00000", "")
+    assert optimal_friction(cg.Quadratic(np.eye(2)), constant=1e300).status is Status.PROVED
+
+
 def test_the_plant_has_the_friction_and_the_fraction():
     verdict = optimal_friction(cg.Quadratic(np.diag([1.0, 9.0])))
     plant = verdict.plant(0.3, fraction=0.1)
@@ -144,8 +234,10 @@ def test_the_plant_has_the_friction_and_the_fraction():
     ("call", "message"),
     [
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=-1.0), "m must be positive"),
-        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0, L=1.0), "m must not exceed L"),
-        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0), "m must not exceed L"),
+        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0, L=1.0), "m must agree with what is established"),
+        (lambda: optimal_friction(cg.DoubleWell(), m=2.0, L=1.0), "m must not exceed L"),
+        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=0.1, L=0.5), "L must agree with what is established"),
+        (lambda: optimal_friction(cg.Quadratic(np.eye(2)), m=2.0, L=3.0), "m must agree with what is established"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), constant=1.0), "constant must be above 1"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2)), constant=np.inf), "constant must be positive and finite"),
         (lambda: optimal_friction(cg.Quadratic(np.eye(2))).plant(1.0, fraction=0.0), "fraction must be between"),

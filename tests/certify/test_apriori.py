@@ -34,6 +34,7 @@ def constants(alpha, smoothness, dim, temperature=1.0, upper=None):
     return Constants(alpha, smoothness, smoothness if upper is None else upper, temperature, dim, ())
 
 
+@pytest.mark.slow
 def test_never_early_on_200_quadratics():
     """KL of the exact law at the stop is at most δ, every time, at the step of the plan and at shorter ones."""
     rng = np.random.default_rng(0)

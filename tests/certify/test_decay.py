@@ -194,6 +194,7 @@ def test_what_is_not_decided_says_why():
     assert not quiet.recheck()
 
 
+@pytest.mark.slow
 def test_a_rate_is_measured_where_none_is_proved():
     energy = cg.Banana(scale=1.0, curvature=0.5)
     verdict = verify(energy, 0.5, cg.Langevin(0.5, 0.01))
@@ -263,6 +264,6 @@ def test_a_metric_that_depends_on_the_state_has_no_proved_rate():
     energy = cg.Quadratic(np.eye(2))
     plant = cg.Langevin(1.0, 0.01, metric=lambda x: 1 + jnp.sin(x) ** 2 / 10)
     verdict = cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(plant, energy), measure=False)
-    assert verdict.status is Status.UNDECIDED
+    assert verdict.status is cg.Status.UNDECIDED
     assert "depends on the state" in verdict.reason
-    assert cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy)).status is Status.PROVED
+    assert cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy)).status is cg.Status.PROVED

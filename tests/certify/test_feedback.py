@@ -66,7 +66,7 @@ def test_the_corners_are_the_ones_of_the_bilinear_system():
 def test_a_gain_of_the_wrong_sign_is_not_proved():
     good = cg.interop.density_feedback(WELLS, GRID, ["x", "y"], order=2)
     d = good.design
-    wrong = type(d)(d.law, d.modes, -d.gain, d.steer, d.bilinear, d.period)
+    wrong = type(d)(d.law, d.modes, -d.gain, d.inputs, d.steer, d.bilinear, d.period)
     block = DensityFeedback(
         WELLS, ["x", "y"], d.modes.observable(-d.gain), limit=good.limit, law="riccati", design=wrong
     )
@@ -79,11 +79,30 @@ def test_a_gain_of_the_wrong_sign_is_not_proved():
 def test_a_feedback_that_is_not_its_design_is_not_proved():
     good = cg.interop.density_feedback(WELLS, GRID, ["x", "y"], order=2)
     d = good.design
-    for observable, offset in ((d.modes.observable(-d.gain), None), (good.observable, [0.1, 0.0])):
-        block = DensityFeedback(WELLS, ["x", "y"], observable, limit=good.limit, offset=offset, law="riccati", design=d)
-        verdict = block.verify()
-        assert verdict.status is Status.UNDECIDED
+    same = {
+        "energy": WELLS, "inputs": d.inputs, "observable": good.observable, "limit": good.limit, "period": d.period,
+        "temperature": 0.2, "law": "riccati", "design": d,
+    }  # fmt: skip
+    assert DensityFeedback(**same).verify().status is Status.PROVED
+    for change in (
+        {"observable": d.modes.observable(-d.gain)}, {"offset": [0.1, 0.0]}, {"inputs": ["-x", "y"]},
+        {"energy": 2 * WELLS}, {"period": 50.0}, {"temperature": None},
+    ):  # fmt: skip
+        verdict = DensityFeedback(**{**same, **change}).verify()
+        assert verdict.status is Status.UNDECIDED, change
         assert "does not command what its design says" in verdict.reason
+
+
+def test_arguments_of_verify():
+    block = cg.interop.density_feedback(WELLS, GRID, ["x", "y"], order=2)
+    masses = GRID.discretise(START)
+    verdict = block.verify(initial=np.asarray(masses))  # plain masses of the design's grid
+    assert verdict.value(np.asarray(masses)) == pytest.approx(verdict.value(masses))
+    for rate in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="rate must be finite and ≥ 0"):
+            block.verify(rate=rate)
+    huge = cg.interop.density_feedback(WELLS, GRID, ["x", "y"], order=2, limit=1e300)
+    assert huge.verify().status in (Status.PROVED, Status.UNDECIDED)
 
 
 def test_recheck_sees_a_changed_matrix():
@@ -136,12 +155,23 @@ class TestDissipative:
 
     @pytest.mark.parametrize(
         "phi", ["abs(x)", "sqrt(x**2)", lambda v: jnp.abs(v[0]), lambda v: jax.lax.stop_gradient(v[0]) * v[1],
-                lambda v: jnp.where(v[0] > 0, v[0], 2 * v[0])],
+                lambda v: jnp.where(v[0] > 0, v[0], 2 * v[0]), lambda v: v[0] * v[0].astype(int),
+                lambda v: v[0] * v[0].astype(bool)],
     )  # fmt: skip
     def test_inputs_that_are_not_smooth_are_not_proved(self, phi):
         # E_ρ[Lφ] misses what ∇φ jumps by
         block = cg.interop.density_feedback(WELLS, GRID, [phi], order=2, law="dissipative")
         assert block.verify().status is Status.UNDECIDED
+
+    def test_walls_push_back_with_a_term_that_the_law_misses(self):
+        walled = WELLS + cg.SafetyFilter([cg.Ball([0, 0], 1.8)], mode="reflected").walls
+        phi = potentials(["x", "y"], WELLS, "inputs")
+        law = Scaled(tuple(Generated(walled, f, 0.2) for f in phi), np.ones(2))
+        design = cg.interop.density_feedback(WELLS, GRID, ["x"], order=2, law="dissipative").design
+        block = DensityFeedback(walled, phi, law, limit=1.0, temperature=0.2, law="dissipative", design=design)
+        assert block.verify().status is Status.UNDECIDED
+        loop = cg.ClosedLoop(cg.Langevin(0.2, 0.01, "mala"), block)
+        assert cg.KLLyapunov(walled, 0.2).verify(loop, measure=False).status is Status.UNDECIDED
 
     def test_eigenfunctions_between_cells_are_not_proved(self):
         block = cg.interop.density_feedback(WELLS, GRID, order=4, law="dissipative")

@@ -157,6 +157,7 @@ CHAINS = {  # energy, start, step, duration, half width, δ
 
 
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.slow
 def test_the_true_law_of_particles_is_below_where_they_stop(name):
     energy, start, step, duration, reach, delta = CHAINS[name]
     loop, rule = cg.ClosedLoop(cg.Langevin(1.0, step), energy), KLBelow(delta, interval=3 * step)

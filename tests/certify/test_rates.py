@@ -195,6 +195,7 @@ def test_a_mode_that_reaches_farther_than_the_mass(length):
     assert rate.error < 2e-3 * exact
 
 
+@pytest.mark.slow
 def test_the_border_of_a_half_line_is_in_the_error():
     inside = Constraints([Constraint(Field("x", ["x"]))])
     rate = spectral_gap_rate(cg.SymbolicEnergy("3*x", ["x"]) + Walls(inside), 1.0)
@@ -217,6 +218,7 @@ def rotated(d, largest=8.0, seed=1):
 
 
 @pytest.mark.parametrize("d", [4, 10])
+@pytest.mark.slow
 def test_a_fitted_rate_is_twice_the_slowest_mode(d):
     energy, h = rotated(d), 0.1 / 8
     rate = fitted_rate(energy, 0.5, key=3)
@@ -231,6 +233,7 @@ def test_a_fitted_rate_is_twice_the_slowest_mode(d):
     assert "slowest linear observable" in rate.note
 
 
+@pytest.mark.slow
 def test_a_fitted_rate_crosses_a_barrier():
     energy = cg.DoubleWell(4)
     exact = spectral_gap_rate(cg.DoubleWell(1), 0.5).value  # separable: the slowest mode is that of the first axis

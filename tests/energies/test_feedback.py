@@ -78,6 +78,7 @@ def test_command_vanishes_at_the_gibbs_measure_of_a_grid():
     ("options", "message"),
     [
         ({"limit": 0.0}, "limit must be positive"),
+        ({"limit": np.inf}, "limit must be positive and finite"),
         ({"limit": [1.0, -1.0]}, "limit must be positive"),
         ({"offset": [1.0]}, "offset must be 2 finite numbers"),
         ({"period": 0.0}, "period must be positive"),
@@ -143,16 +144,45 @@ class TestInTheLoop:
         assert np.abs(u0).max() > 0.1
         np.testing.assert_allclose(r.inputs[0], u0, rtol=1e-10)
 
-    def test_mala_and_reflected_loops_take_it(self):
+    def test_a_filter_that_the_design_does_not_know_is_refused(self):
+        # from the restricted measure, a feedback for the whole one would drive the density away from it
         disc = cg.SafetyFilter([cg.Ball([0, 0], 1.8)], mode="reflected")
-        start = cg.Gaussian([1.0, 0.0], 0.02 * np.eye(2)).sample(0, 2000)
-        start = start[np.linalg.norm(start, axis=1) < 1.7]
-        for scheme in ("euler", "mala"):
-            loop = cg.ClosedLoop(cg.Langevin(0.2, 0.02, scheme), feedback(), safety=disc)
-            r = loop.simulate(start, 2.0, record=3)
-            assert r.status == "completed"
-            assert r.safety.violations == 0
-            assert r.energy_block.dim == 2
+        for plant in (cg.Langevin(0.2, 0.02), GRID):
+            with pytest.raises(ValueError, match="safety must be None with a density feedback"):
+                cg.ClosedLoop(plant, feedback(), safety=disc)
+
+    def test_behind_walls_by_an_energy_that_has_them(self):
+        safety = cg.SafetyFilter(cg.Box([-1.6, -1.0], [1.6, 1.0]), mode="reflected")
+        plant = cg.Langevin(0.2, 0.01, "mala")
+        walled = cg.ClosedLoop(plant, WELLS, safety=safety).energy
+        block = cg.interop.density_feedback(walled, GRID, [lambda x: x[0], lambda x: x[1]], order=6)
+        assert np.abs(block.command(GRID.gibbs(walled))).max() < 1e-9
+        start = np.clip(cg.Gaussian([1.0, 0.0], 0.02 * np.eye(2)).sample(0, 4000), [-1.5, -0.9], [1.5, 0.9])
+        run = cg.ClosedLoop(plant, block).simulate(start, 6.0, record=4)
+        assert safety.contains(run.states.reshape(-1, 2)).all()
+        assert abs((run.final[:, 0] > 0).mean() - 0.5) < 0.02
+        exact = cg.Gibbs(walled, 0.2).sample(1, 4000)
+        np.testing.assert_allclose(np.cov(run.final.T), np.cov(exact.T), atol=0.05)
+        with pytest.raises(ValueError, match="law must be 'riccati' for an energy with walls"):
+            cg.interop.density_feedback(walled, GRID, [lambda x: x[0]], order=3, law="dissipative")
+
+    @pytest.mark.parametrize("particles", [1, 2, 3])
+    def test_fewer_particles_than_inputs(self, particles):
+        phi = potentials(["x", "y", "x*y"], WELLS, "inputs")
+        law = Scaled(tuple(Generated(WELLS, f, 0.2) for f in phi), np.ones(3))
+        loop = cg.ClosedLoop(cg.Langevin(0.2, 0.01), DensityFeedback(WELLS, phi, law, limit=1.0))
+        assert loop.simulate(np.full((particles, 2), 0.5), 0.1, record=2).status == "completed"
+
+    def test_inputs_that_stay_at_their_limits_are_told(self):
+        # with x² as an input the well turns over: all mass goes to the border, where no input reaches the modes
+        tilted, line = cg.SymbolicEnergy("(x**2 - 1)**2 + x/5", ["x"]), cg.FokkerPlanckGrid([(-2.2, 2.2)], (60,), 0.2)
+        start = line.discretise(cg.Gaussian([-1.0], [[0.01]]))
+        block = cg.interop.density_feedback(tilted, line, ["x", "x**2"], order=4)
+        with pytest.warns(UserWarning, match="at their limits in all of the second half"):
+            run = cg.ClosedLoop(line, block).simulate(start, 5.0, record=21)
+        assert run.kl[-1] > 10
+        good = cg.interop.density_feedback(tilted, line, ["x"], order=4)
+        assert cg.ClosedLoop(line, good).simulate(start, 5.0, record=21).kl[-1] < 1e-3
 
     def test_a_metropolis_step_accepts_by_the_energy_that_commands_now(self):
         # u is huge and fixed by saturation: the law tends to the Gibbs measure of the tilted energy
@@ -163,6 +193,21 @@ class TestInTheLoop:
         r = cg.ClosedLoop(cg.Langevin(1.0, 0.5, "mala"), held).simulate(np.zeros((4000, 1)), 20.0, record=2)
         assert abs(r.final.mean() + 0.5) < 4 / np.sqrt(4000)
         assert 0.5 < r.acceptance < 1
+
+    def test_what_a_scheme_remembers_is_of_the_energy_that_commands_now(self):
+        # a step of MALA that is far too long: every proposal is rejected, and the memory is what it was refreshed to
+        quadratic = cg.Quadratic(np.diag([1.0, 400.0]))
+        phi = potentials(["x1", "x2"], quadratic, "inputs")
+        law = Scaled(tuple(Generated(quadratic, f, 1.0) for f in phi), np.array([1.0, 1.0]))
+        block = DensityFeedback(quadratic, phi, law, limit=3.0, period=1.0)
+        plant = cg.Langevin(1.0, 1e3, "mala")
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 50)), jnp.float32)
+        after = evolve(plant, block, plant.begin(block, x, 0), 1)
+        assert int(after.memory[2].sum()) == 0
+        u = np.asarray(after.command)
+        assert np.abs(u).max() > 0.1
+        np.testing.assert_allclose(after.memory[0], quadratic.potential(x) + u @ np.asarray(x), rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(after.memory[1], quadratic.slope(x) + u[:, None], rtol=1e-5, atol=1e-3)
 
     @pytest.mark.filterwarnings("ignore:The grid is too small")
     def test_grid_under_feedback_is_the_grid_of_the_tilted_energy(self):

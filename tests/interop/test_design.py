@@ -84,6 +84,12 @@ def test_decay_that_no_input_reaches():
     assert block.design.poles.real.max() == pytest.approx(block.design.modes.rates[0], rel=1e-3)
 
 
+def test_a_rate_that_is_lost_in_rounding():
+    cold = cg.FokkerPlanckGrid([(-2, 2)], (300,), 0.015)
+    with pytest.raises(ValueError, match="slowest mode must be resolved"):
+        density_feedback(cg.SymbolicEnergy("(x**2 - 1)**2", ["x"]), cold, ["x"], order=3)
+
+
 def test_a_step_that_is_too_long_is_refused():
     block = density_feedback(WELLS, GRID, ["x", "y"], effort=1e-8, period=1e-3)
     with pytest.raises(ValueError, match="step must be short enough for the feedback"):
@@ -91,6 +97,7 @@ def test_a_step_that_is_too_long_is_refused():
     assert block.design.stable_when_held(1e-3)
 
 
+@pytest.mark.slow
 def test_data_driven_feedback_in_four_dimensions():
     # a double well and three harmonic coordinates: no grid, modes from samples, features and the inputs
     energy = cg.SymbolicEnergy("(x1**2 - 1)**2 + x2**2/2 + x3**2 + x4**2/2 + x1*x3/10", ["x1", "x2", "x3", "x4"])
@@ -121,6 +128,7 @@ class TestDissipative:
         block = density_feedback(WELLS, GRID, ["y"], law="dissipative", limit=2.0)
         # Ly = -y has the standard deviation √ε
         assert block.design.gain[0, 0] == pytest.approx(2 / np.sqrt(0.2), rel=0.01)
+        assert cg.ClosedLoop(cg.Langevin(0.2, 10 * block.period), block).controller is block  # any step will do
         with pytest.raises(ValueError, match="was not designed on modes"):
             block.design.poles  # noqa: B018
 

@@ -112,6 +112,7 @@ def test_against_quadrature(dim):
         assert out.error < 0.04
 
 
+@pytest.mark.slow
 def test_constants_and_temperature_enter_as_they_should():
     """Z(E + c, ε) = Z(E, ε) exp(-c/ε), and E at ε is wE at wε; with one key to the last digits."""
     energy = quartic(4)

@@ -150,6 +150,7 @@ def wavy(d):
 @pytest.mark.parametrize(
     ("d", "full"), [(1, True), (3, True), (2, False), (10, False), pytest.param(10, True, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_metric_at_particles_against_dense_linear_algebra(d, full):
     """K v, vᵀMv, log det M, a root of K and ∇·K = Σ_j ∂_j (M⁻¹)_ij, by inverses and forward derivatives of these."""
     metric = wavy(d) if full else lambda x: jnp.diagonal(wavy(d)(x)) + 0.1 * jnp.sum(x**2)

@@ -210,6 +210,7 @@ def test_noise_does_not_cross_a_moving_barrier():
     assert (response.states[1:, :, 0].astype(np.float64) >= response.time[1:, None] - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_several_barriers_agree_with_another_solver():
     from scipy.optimize import nnls
 
@@ -233,6 +234,7 @@ def test_several_barriers_agree_with_another_solver():
     assert count > 30
 
 
+@pytest.mark.slow
 def test_an_infeasible_program_is_counted_and_relaxed():
     """Walls that close upon each other faster than α allows: no δ serves both; the least violation is in the middle."""
     left = cg.BarrierFunction("x + 1 - t", ["x"], time="t")
@@ -340,6 +342,7 @@ def test_kinetic_particles_that_turn_round_keep_the_restricted_law():
     assert stats.kstest(x, TRUNCATED.cdf).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_a_mirrored_step_is_of_first_order_and_a_projected_one_of_half():
     """The bias of the mean at h and h/4, against the truncated normal law: ratio 4, and 2."""
 
@@ -428,6 +431,7 @@ def test_kl_falls_along_the_walled_loop_on_a_grid():
         assert (fall > 0.98 * verdict.rate).all()
 
 
+@pytest.mark.slow
 def test_metropolis_samples_are_as_near_as_fresh_ones():
     energy = cg.GaussianMixture([[1.0, 0.0], [-1.0, 0.8]], 0.3)
     safety = cg.SafetyFilter(SETS["annulus"], 1.0, mode="reflected")

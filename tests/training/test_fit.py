@@ -227,6 +227,7 @@ def test_the_result_is_in_the_datas_units_and_knows_its_loop():
     json.dumps(result.settings)
 
 
+@pytest.mark.slow
 def test_a_chain_hands_on_weights_and_temperature():
     chain = [EnergyMatching(flow_steps=30, joint_steps=0, temperature=0.2), MaximumLikelihood(steps=1, ema=0.0)]
     result = train(objective=chain)
