@@ -7,8 +7,7 @@ stopping rule, how long a compiled call may take, and how a run ends.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,11 +18,11 @@ from ctrlgen.checks import positive
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.energies.trained import TrainedEnergy
+from ctrlgen.feedback import check_feedback, warn_if_locked
 from ctrlgen.plants.base import Plant, Run
 from ctrlgen.plants.commanded import controller as extra_controller
 from ctrlgen.plants.commanded import steered
 from ctrlgen.plants.driven import Driven, is_system
-from ctrlgen.plants.grid import FokkerPlanckGrid
 from ctrlgen.plants.guarded import guard, recorded
 from ctrlgen.plants.particles import Langevin
 from ctrlgen.response import DivergenceError, Response, Status
@@ -34,7 +33,6 @@ from ctrlgen.safety.restricted import Restricted
 if TYPE_CHECKING:
     from ctrlgen.certify.verdict import Verdict
 
-SETTLED = 250  # periods after which a density feedback should not saturate any more
 CALL_SECONDS = 0.2  # a compiled call aims at this: short enough for the progress bar and for Ctrl-C
 
 
@@ -206,7 +204,7 @@ class ClosedLoop:
                 "controller, or leave it out."
             )
         if isinstance(self.controller, DensityFeedback):
-            _check_feedback(self.controller, self.plant, self.safety, self.extra)
+            check_feedback(self.controller, self.plant, self.safety, self.extra)
         self._whole  # noqa: B018  (raises here where the parts do not fit)
 
     @cached_property
@@ -328,53 +326,6 @@ class ClosedLoop:
         return _Simulation(start, run, record, stop, monitor, progress, self).run(began, throw)
 
 
-def _check_feedback(feedback: DensityFeedback, plant: Plant, safety: Any, extra: Any) -> None:
-    """Raise ValueError unless the plant transports density as the feedback was designed for."""
-    name = type(plant).__name__
-    if not isinstance(plant, (Langevin, FokkerPlanckGrid)):
-        raise ValueError(
-            f"controller must be a static energy for {name}: a density feedback is designed for overdamped transport "
-            "at a temperature. Use Langevin or FokkerPlanckGrid, or pass its .energy."
-        )
-    if safety is not None:
-        raise ValueError(
-            "safety must be None with a density feedback, whose command vanishes at the Gibbs measure of its own energy "
-            "and not at the restricted one. Design it on a FokkerPlanckGrid for the energy with walls, "
-            "ClosedLoop(plant, energy, safety=...).energy, and run that with scheme='mala'."
-        )
-    if extra is not None:
-        raise ValueError("extra must be None with a density feedback, whose design does not know it.")
-    if feedback.temperature is not None and abs(feedback.temperature - plant.temperature) > 1e-9 * plant.temperature:
-        raise ValueError(
-            f"controller must be designed at the plant's temperature {plant.temperature:g}; it was at "
-            f"{feedback.temperature:g}, whose Gibbs measure is another."
-        )
-    step = getattr(plant, "step", None)
-    stable = getattr(feedback.design, "stable_when_held", None)
-    if stable is not None and step is not None and step > feedback.period and not stable(float(step)):
-        raise ValueError(
-            f"step must be short enough for the feedback: held for {float(step):g} its linearised loop is unstable. "
-            f"Pass a step of at most {feedback.period:g}, or design with period={float(step):g}."
-        )
-
-
-def _warn_if_locked(feedback: DensityFeedback, time: np.ndarray, snapshots: Sequence[Any]) -> None:
-    """Warn where an input was at its limit in all of the second half of a run that was long enough to settle."""
-    late = time >= time[-1] / 2
-    if time[-1] < SETTLED * feedback.period or late.sum() < 2:
-        return
-    commands = np.stack([feedback.command(s) for s, after in zip(snapshots, late, strict=True) if after])
-    stuck = np.flatnonzero((np.abs(commands) >= feedback.limit * (1 - 1e-9)).all(axis=0))
-    if stuck.size:
-        warnings.warn(
-            f"inputs {stuck.tolist()} of the density feedback were at their limits in all of the second half of the "
-            "run: it has not settled, and may be locked there (E + Σuφ can have its mass where no input reaches the modes). "
-            "Lower limit, or leave out inputs that undo the confinement.",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
 class _Simulation:
     """One call of `simulate` under way."""
 
@@ -484,7 +435,7 @@ class _Simulation:
             self.kept.append((self.state.done, final))
         marks, snapshots = zip(*self.kept, strict=True)
         if isinstance(self.loop.controller, DensityFeedback):
-            _warn_if_locked(self.loop.controller, np.array(marks) * self.state.step, snapshots)
+            warn_if_locked(self.loop.controller, np.array(marks) * self.state.step, snapshots)
         counted = recorded(self.state)
         return Response(
             plant=self.begin.plant,

@@ -1,12 +1,15 @@
 """A python-control system as equations, ẋ = f(t, x, u) and y = h(t, x, u), in JAX and in SymPy.
 
 Linear systems are their matrices, interconnections are wired again from their parts, and code is run by JAX, on
-symbols (NumPy), or as the Python that it is, in this order. In discrete time f is the next state.
+symbols (NumPy), or as the Python that it is, in this order. Of the first two, that does the same with numbers as
+plain Python does, at points that are tried, is taken. In discrete time f is the next state.
 """
 
 from __future__ import annotations
 
+import dis
 import threading
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -19,12 +22,13 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen.formula import jax_function, rationalise
-from ctrlgen.objects import numpy_formulas
+from ctrlgen.objects import Trials, numpy_formulas
 from ctrlgen.precision import float64
 from ctrlgen.scalars import NoFormula
 from ctrlgen.trace import to_sympy
 
 Exprs = list[Any]
+LOOKS = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "stack"}  # at arguments unnamed
 _PYTHON = threading.RLock()  # python-control systems keep the parameters of the call under way
 
 
@@ -132,11 +136,11 @@ class Coded(Equations):
         sizes = self.nstates, self.ninputs
         self._rate = None
         if self.nstates:
-            self._rate = Code(lambda t, x, u: update(t, x, u, params), *sizes, self.nstates, "updfcn")
+            self._rate = Code(update, params, system.dynamics, *sizes, self.nstates, "updfcn")
         self._output = None
         self.noutputs = int(self.nstates if system.noutputs is None else system.noutputs)
         if out is not None:
-            self._output = Code(lambda t, x, u: out(t, x, u, params), *sizes, system.noutputs, "outfcn")
+            self._output = Code(out, params, system.output, *sizes, system.noutputs, "outfcn")
             self.noutputs = self._output.size
 
     def rate(self, t, x, u):
@@ -167,23 +171,79 @@ class Coded(Equations):
 
 
 class Code:
-    """A function of (t, x, u) that a user wrote, and how it can be run: by "jax", by its "formulas", or in "python"."""
+    """A function of (t, x, u) that a user wrote, and how it can be run: by "jax", by its "formulas", or in "python".
 
-    def __init__(self, function: Callable, nstates: int, ninputs: int, size: int | None, name: str):
+    Args:
+        written: the function of (t, x, u, params).
+        params: the last argument.
+        whole: the method of the system that calls it, of the same arguments: what the system computes.
+    """
+
+    def __init__(
+        self, written: Callable, params: dict, whole: Callable, nstates: int, ninputs: int, size: int | None, name: str
+    ):
         self.nstates, self.ninputs, self._name = nstates, ninputs, name
-        self._function, self.how = function, "jax"
+        self._written, self._params, self._whole = written, params, whole
+        self.how: str = "jax"
+        self._found: Exprs | NoFormula
         probe = [jax.ShapeDtypeStruct(s, np.float64) for s in ((), (nstates,), (ninputs,))]
         try:
             with float64():
                 got = jax.eval_shape(self._by_jax, *probe).shape[0]
         except Exception:
-            try:
-                got, self.how = len(self.exprs), "formulas"
-            except NoFormula:
-                got, self.how = len(self._by_python(0.0, np.zeros(nstates), np.zeros(ninputs))), "python"
+            self.how, self._found = self._read_symbols()
+            exprs = self._found
+            got = len(self._by_python(0.0, np.zeros(nstates), np.zeros(ninputs)) if self.how == "python" else exprs)  # pyright: ignore
+        else:
+            self.how, self._found = self._read_jax()
         self.size = got
         if size is not None and got != size:
             raise ValueError(f"{name} must return {size} numbers, as the system declares; got {got}.")
+
+    def _function(self, t: Any, x: Any, u: Any) -> Any:
+        return self._written(t, x, u, self._params)
+
+    @cached_property
+    def _trials(self) -> Trials:
+        return Trials(self._as_it_is, self.nstates, self.ninputs)
+
+    def _as_it_is(self, t: float, x: np.ndarray, u: np.ndarray) -> Any:
+        with _PYTHON:
+            try:
+                return self._whole(t, x, u, self._params)
+            except (AttributeError, TypeError):
+                if self.how != "jax":
+                    raise
+                return self._by_jax(t, jnp.asarray(x), jnp.asarray(u))  # it calls methods of JAX's arrays
+
+    def _read_symbols(self) -> tuple[str, Exprs | NoFormula]:
+        """By NumPy on symbols; else it is "python"."""
+        n = self.nstates
+        try:
+            found = numpy_formulas(lambda z: self._function(z[-1], z[:n], z[n:-1]), self._symbols)
+        except NoFormula as error:
+            return "python", NoFormula(f"its {self._name} raised {error}")
+        return self._held("formulas", list(found.ravel()))
+
+    def _read_jax(self) -> tuple[str, Exprs | NoFormula]:
+        """By JAX, with formulas where there are some; else it is "python"."""
+        n, count = self.nstates, len(self._symbols)
+        try:
+            found = to_sympy(lambda z: self._by_jax(z[-1], z[:n], z[n:-1]), (count,), self._symbols)
+        except NoFormula as error:
+            known: Exprs | NoFormula = NoFormula(f"its {self._name}: {error}")
+        else:
+            how, known = self._held("jax", list(found.ravel()))
+            if how == "jax":
+                return how, known
+        said = self._trials.difference(jax.jit(self._by_jax))
+        return ("python", NoFormula(f"its {self._name} {said}")) if said else ("jax", known)
+
+    def _held(self, how: str, exprs: Exprs) -> tuple[str, Exprs | NoFormula]:
+        """The formulas, if they are the function where it is tried; else it is "python"."""
+        values = sp.lambdify(self._symbols, exprs, modules=["scipy", "numpy"], cse=True)
+        said = self._trials.difference(lambda t, x, u: values(*x, *u, np.float64(t)))
+        return ("python", NoFormula(f"its {self._name} {said}")) if said else (how, exprs)
 
     def __call__(self, t: Any, x: Any, u: Any) -> Any:
         if self.how == "jax":
@@ -200,8 +260,10 @@ class Code:
     def _by_python(self, t: Any, x: Any, u: Any) -> np.ndarray:
         try:
             with _PYTHON:
-                out = np.asarray(self._function(float(t), np.array(x, np.float64), np.array(u, np.float64)))
-                return out.astype(np.float64).reshape(-1)
+                out = self._whole(float(t), np.array(x, np.float64), np.array(u, np.float64), self._params)
+            if np.iscomplexobj(out):
+                raise TypeError("complex numbers")
+            return np.asarray(out).astype(np.float64).reshape(-1)
         except Exception as error:
             raise ValueError(
                 f"{self._name} must return numbers of (t, x, u, params) for x of shape ({self.nstates},) and u of "
@@ -227,19 +289,6 @@ class Code:
         t, x, u = _dummies(self.nstates, self.ninputs)
         return [*x, *u, t]
 
-    @cached_property
-    def _found(self) -> Exprs | NoFormula:
-        count = len(self._symbols)
-        n = self.nstates
-        try:
-            return list(numpy_formulas(lambda z: self._function(z[-1], z[:n], z[n:-1]), self._symbols).ravel())
-        except NoFormula as first:
-            try:
-                found = to_sympy(lambda z: self._by_jax(z[-1], z[:n], z[n:-1]), (count,), self._symbols)
-                return list(found.ravel())
-            except Exception:
-                return NoFormula(f"its {self._name} raised {first}")
-
     @property
     def exprs(self) -> Exprs:
         """The formulas in `_symbols`, x, u and t.
@@ -260,7 +309,10 @@ class Code:
         return jax_function(self._symbols, self.exprs)
 
     def uses_inputs(self) -> np.ndarray:
-        """Which entries depend on which inputs: by formulas; for JAX by what its operations read; else by trial."""
+        """Which entries may depend on which inputs: by formulas; for JAX by what its operations read; else by its code.
+
+        A function that runs only as Python depends on all inputs, unless it never names them.
+        """
         inputs = self._symbols[self.nstates : -1]
         try:
             return np.array([[s in e.free_symbols for s in inputs] for e in self.exprs], bool).reshape(
@@ -268,18 +320,8 @@ class Code:
             )
         except NoFormula:
             pass
-        whole = reads(self, self.nstates, self.ninputs, 2) if self.how == "jax" else self._tried()
+        whole = reads(self, self.nstates, self.ninputs, 2) if self.how == "jax" else not ignores(self._written, 2)
         return np.full((self.size, self.ninputs), whole)
-
-    def _tried(self) -> bool:
-        rng = np.random.default_rng(0)
-        for _ in range(8):
-            x, zero = rng.standard_normal(self.nstates), np.zeros(self.ninputs)
-            there = self._by_python(0.0, x, zero)
-            for u in (np.full(self.ninputs, np.nan), *(rng.standard_normal((3, self.ninputs)) * [[1], [1e2], [1e4]])):
-                if not np.array_equal(self._by_python(0.0, x, u), there, equal_nan=True):
-                    return True
-        return False
 
 
 class Wired(Equations):
@@ -465,6 +507,18 @@ def reads(function: Callable, nstates: int, ninputs: int, argument: int) -> bool
         if any(not hasattr(v, "val") and v in reached for v in eqn.invars):
             reached.update(eqn.outvars)
     return any(not hasattr(v, "val") and v in reached for v in jaxpr.outvars)
+
+
+def ignores(function: Callable, argument: int) -> bool:
+    """Whether a Python function never names one of its arguments, by its bytecode; False where that is not known."""
+    if not isinstance(function, types.FunctionType):
+        return False
+    code = function.__code__
+    if code.co_argcount <= argument or LOOKS & {*code.co_names, *code.co_freevars}:
+        return False
+    name = code.co_varnames[argument]
+    named = (i.argval if isinstance(i.argval, tuple) else (i.argval,) for i in dis.get_instructions(code))
+    return all(name not in names for names in named)
 
 
 def _timed(rate: Callable, formulas: Callable, nstates: int, ninputs: int) -> bool:

@@ -5,7 +5,8 @@ import pytest
 
 import ctrlgen as cg
 from ctrlgen.energies.feedback import potentials
-from ctrlgen.modes import Interpolated, grid_modes, sampled_modes
+from ctrlgen.modes.grid import Interpolated, grid_modes
+from ctrlgen.modes.sampled import sampled_modes
 from ctrlgen.plants.finite_volume import FiniteVolume
 
 WELLS = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])

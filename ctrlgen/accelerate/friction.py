@@ -196,7 +196,7 @@ def _of_bounds(energy: Energy, m: float | None, L: float | None, most: float, de
         None,
     )
     if rate is None:
-        reason = _why_no_rate(low, high, half, aim)
+        reason = _why_no_rate(low, high, half, most, aim)
         return combine(_text(energy.dim), [*steps, missing("a rate", reason)], kind=FrictionVerdict, deadline=deadline)
     shown = premise(
         f"G A_s + A_sᵀG + 2·{shown_down(rate)}·G ⪯ 0 at s = m and s = L, G = [[a, γ/2], [γ/2, 1]], a = {a!r}",
@@ -249,23 +249,24 @@ def best_half(low: float, high: float, most: float) -> float:
 
 
 def largest_rate(low: float, high: float, half: float, a: float) -> Fraction:
-    """λ = g - (L - m)/(4√(a - g²)) at g = half to so many digits that none of it is lost; ≤ 0 where there is no rate."""
+    """λ = g - max(a - m, L - a)/(2√(a - g²)) for these floats, with all digits that count; ≤ 0 where there is no rate.
+
+    At s the metric gives g - |s - a|/(2√(a - g²)); that a is rounded tells where L/m is large.
+    """
     with localcontext() as context:
         context.prec = DIGITS
         m, upper, g, square = map(Decimal, (low, high, half, a))
         rest = square - g * g
-        return Fraction(g - (upper - m) / (4 * rest.sqrt())) if rest > 0 else Fraction(0)
+        return Fraction(g - max(square - m, upper - square) / (2 * rest.sqrt())) if rest > 0 else Fraction(0)
 
 
-def _why_no_rate(low: float, high: float, half: float, aim: Fraction) -> str:
-    if aim > 0:
-        return (
-            f"the rate would be about {_scientific(aim)}, at γ = {2 * half:.6g}, but with L/m = "
-            f"{_scientific(Fraction(high) / Fraction(low))} it is less than what rounding the metric to floats takes"
-        )
+def _why_no_rate(low: float, high: float, half: float, most: float, aim: Fraction) -> str:
     # 4g²(a - g²) > D² for g = r√a, where D/a = spread
     spread = (high / 2 - low / 2) / (low / 2 + high / 2)
     share = spread / np.sqrt(2 * (1 + np.sqrt((1 - spread) * (1 + spread))))
+    if most > share:
+        ratio = _scientific(Fraction(high) / Fraction(low))
+        return f"the rate is lost in the rounding of γ = {2 * half:.6g} and the metric to floats, as L/m = {ratio}"
     least = float(np.sqrt((1 + share) / (1 - share)))
     return (
         f"the constant allows γ ≤ {2 * half:.6g} only, where λ = {_scientific(aim)} is no rate; these m and L need a "
@@ -277,7 +278,7 @@ def _scientific(value: Fraction) -> str:
     """A number of any size with six digits."""
     with localcontext() as context:
         context.prec = 6
-        return f"{Decimal(value.numerator) / Decimal(value.denominator):.6g}"
+        return f"{(Decimal(value.numerator) / Decimal(value.denominator)).normalize():g}"
 
 
 def contracts(low: float, high: float, half: float, a: float, rate: float) -> bool:

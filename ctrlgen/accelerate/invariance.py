@@ -1,38 +1,46 @@
 """Does a loop with a metric and a skew part keep the Gibbs measure? Decided by formulas, or by one point that says no.
 
 Of dX = (-(K + J)∇E + ε∇·(K + J)) dt + √(2εK) dW, with K symmetric and (∇·K)_i = Σ_j ∂_j K_ij, the stationary flux of
-ρ = exp(-E/ε) is ε∇·(Jρ), row by row, whose divergence Σ ∂_i∂_j(J_ij ρ) vanishes because J is skew: for any smooth E, K
-and J. Where J is not skew, or the divergences are left out, the flux is ρv with another v, and the loop keeps ρ if and
-only if r = ∇·v - v·∇E/ε vanishes.
+ρ = exp(-E/ε) is ε∇·(Jρ), row by row, whose divergence Σ ∂_i∂_j(J_ij ρ) vanishes because J is skew: for any locally
+Lipschitz E, K and J (in the weak sense, where they have kinks). Where one jumps, its derivatives off the jump are not
+all of them, and the loop need not keep ρ. Where J is not skew, or the divergences are left out, the flux is ρv with
+another v, and the loop keeps ρ if and only if r = ∇·v - v·∇E/ε vanishes, for E, K and J with two derivatives.
 
 Reference: Ma, Chen and Fox, A Complete Recipe for Stochastic Gradient MCMC, NeurIPS 28 (2015) 2917.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
+from sympy.core.relational import Relational
 
 from ctrlgen.accelerate.skew import exactly, is_positive, refuse_walls
 from ctrlgen.certify.build import claims, settle
+from ctrlgen.certify.constants import OWN_DERIVATIVES, other_gradient
 from ctrlgen.certify.existence import TEXT, gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.premise import missing, premise
+from ctrlgen.certify.regular import regular, smooth_by_form
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive, positive_definite
 from ctrlgen.energies.base import Energy, default_states
+from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
+from ctrlgen.field import Field
 from ctrlgen.formula import rationalise, read_formula, real_states
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
 from ctrlgen.prove.witness import round_witness, violates
-from ctrlgen.trace import NoFormula, to_sympy
+from ctrlgen.trace import NoFormula, to_sympy, trace
 
 SIMPLIFIED = 400  # operations up to which a formula is simplified, to tell an identity from a near miss
+SMOOTH = 0.3  # of the time at most, to show that denominators have no zeros and the like
 DEFINITE = 5.0  # seconds at most, to show that a metric is positive definite
 POINTS = 256  # at which a formula is evaluated in floats, to find a witness
+TOUCHING = 1e-9  # below which a witness is taken to lie on a kink
 ROUNDING = 1e-12  # of J + Jᵀ, relative, which `Langevin` takes for rounding
 
 
@@ -62,7 +70,7 @@ def invariance(
 
     Returns:
         PROVED by an identity of formulas; REFUTED with `.witness`, a point at which the stationary flux certainly has a
-        divergence; UNDECIDED where neither was found.
+        divergence; UNDECIDED where neither was found, or where E, K or J may jump.
 
     Raises:
         TypeError: energy is not an Energy.
@@ -79,13 +87,17 @@ def invariance(
         _read("skew", skew, energy, states), bool(correction),
     )  # fmt: skip
     steps, assumptions = _about_metric(loop, deadline)
-    assumptions.append("E is C², and the loop does not explode")
+    assumptions.append("the loop does not explode")
+    decided = _decided(loop)
+    if any(s.outcome.status is Status.PROVED for s in decided):
+        rough, assumed = _smooth(loop, deadline.part(SMOOTH))
+        steps, assumptions = [*steps, *rough], [*assumptions, *assumed]
     exists = gibbs_measure_exists(energy)
     if exists is None:
         assumptions.append(TEXT)
     else:
         steps.append(exists)
-    return combine(loop.text, [*_decided(loop), *steps], assumptions=assumptions, deadline=deadline)
+    return combine(loop.text, [*decided, *steps], assumptions=assumptions, deadline=deadline)
 
 
 @dataclass(frozen=True)
@@ -96,11 +108,13 @@ class _Table:
         given: as numbers, (d, d) floats; None for one that depends on the state.
         formulas: (d, d) exact formulas of the real states; None for a function without any.
         why: the reason, where there are none.
+        function: JAX's, of one state, where it was given as code.
     """
 
     given: np.ndarray | None
     formulas: sp.Matrix | None
     why: str = ""
+    function: Callable | None = None
 
     @property
     def constant(self) -> bool:
@@ -141,14 +155,17 @@ class _Loop:
 def _read(name: str, value: Any, energy: Energy, states: Any) -> _Table | None:
     if value is None:
         return None
-    d, real = energy.dim, real_states(default_states(states, energy.dim))
+    d, real, function = energy.dim, real_states(default_states(states, energy.dim)), None
     if callable(value) and not isinstance(value, sp.Basic | sp.MatrixBase):
         import jax.numpy as jnp
 
+        def function(x: Any) -> Any:
+            return jnp.asarray(value(x))
+
         try:
-            table = to_sympy(lambda x: jnp.asarray(value(x)), (d,), real)
+            table = to_sympy(function, (d,), real)
         except NoFormula as error:
-            return _Table(None, None, str(error))
+            return _Table(None, None, str(error), function)
     else:
         table = np.array(value.tolist() if isinstance(value, sp.MatrixBase) else value, dtype=object)
     if name == "metric" and table.shape == (d,):
@@ -162,7 +179,7 @@ def _read(name: str, value: Any, energy: Energy, states: Any) -> _Table | None:
         given = table.astype(np.float64)
     except (TypeError, ValueError):
         rows = [[read_formula(table[i, j], real, f"{name}[{i}][{j}]") for j in range(d)] for i in range(d)]
-        return _Table(None, sp.Matrix(rows))
+        return _Table(None, sp.Matrix(rows), function=function)
     if not np.isfinite(given).all():
         raise ValueError(f"{name} must be finite.")
     return _numbers(name, given)
@@ -200,7 +217,7 @@ def _about_metric(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str
             return [missing("M ≻ 0", "the metric is too ill-conditioned to show that its inverse exists")], []
         return [premise("M = Mᵀ ≻ 0, constant", "its pivots", partial(is_positive, exact), "exact")], []
     if metric.formulas is None:
-        return [], ["M(x) is symmetric, positive definite and C¹"]
+        return [], ["M(x) is symmetric and positive definite"]
     gap = _skewness(metric.formulas, -1)
     if gap:
         raise ValueError(f"metric must be symmetric; M - Mᵀ holds {gap}. Pass its symmetric part, if that is meant.")
@@ -213,7 +230,48 @@ def _about_metric(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str
     steps = settle(every, "auto", Deadline(min(DEFINITE, deadline.left())))
     if {s.outcome.status for s in steps} - {Status.PROVED} == {Status.UNDECIDED}:
         return [], ["M(x) is positive definite (its formulas are symmetric; the engines did not decide its sign)"]
-    return steps, ["M(x) is C¹"]
+    return steps, []
+
+
+def _smooth(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str]]:
+    """That E, M and J are as smooth as the theorem asks, and have the derivatives that JAX takes: steps, and what is
+    assumed where there is no formula. K = M⁻¹ is as smooth as M ≻ 0.
+    """
+    general = loop.correction or loop.still
+    general = general and (loop.skew is None or loop.skew.formulas is None or not _skewness(loop.skew.formulas, 1))
+    order = 1 if general else 2
+    other = other_gradient(loop.energy)
+    steps = [missing("particles follow -∇E", other)] if other else []
+    things: list[tuple[str, Any]] = [("E", f) for f in _functions(loop.energy, loop.states)]
+    for name, table in (("M", loop.metric), ("J", loop.skew)):
+        if table is None or table.constant:
+            continue
+        things.append((name, _field(table, loop.states) if table.formulas is None else list(table.formulas)))
+        own = "" if table.function is None else str(trace(table.function, (loop.energy.dim,)))
+        found = ", ".join(word for word in OWN_DERIVATIVES if word in own)
+        if found:
+            steps.append(missing(f"JAX takes the derivatives of {name}", f"{name} holds {found}"))
+    steps += regular([(name, thing, order) for name, thing in things], loop.states, None, "auto", deadline)
+    unsure = [
+        name for name, thing in things if isinstance(thing, Field) and thing.expr is None and smooth_by_form(thing)
+    ]
+    smooth = "locally Lipschitz" if order == 1 else "twice differentiable"
+    return steps, [f"{name} is {smooth}" for name in dict.fromkeys(unsure)]
+
+
+def _functions(energy: Energy, states: tuple[sp.Symbol, ...]) -> list[Any]:
+    """The user's own functions in an energy; all else here is smooth, but for the kinks of networks with relu."""
+    if isinstance(energy, SymbolicEnergy):
+        return [[energy.symbolic(states)]]
+    if isinstance(energy, CallableEnergy) or not type(energy).__module__.startswith("ctrlgen."):
+        return [Field(energy.function if isinstance(energy, CallableEnergy) else energy.potential, states)]
+    inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [f for part in inside if isinstance(part, Energy) for f in _functions(part, states)]
+
+
+def _field(table: _Table, states: tuple[sp.Symbol, ...]) -> Field:
+    assert table.function is not None
+    return Field.of_function(table.function, states, table.why)
 
 
 def _decided(loop: _Loop) -> list[Step]:
@@ -223,7 +281,9 @@ def _decided(loop: _Loop) -> list[Step]:
         return [told] if loop.skew is not None and loop.skew.formulas is None else _by_residual(loop)
     if loop.correction or loop.still:
         rule = "product rule, pair of coordinates by pair of coordinates; what is left is symmetric times skew"
-        what = "Σ_i ∂_i[ρ(-(K + J)∇E + ε∇·(K + J))_i - ε Σ_j ∂_j(K_ij ρ)] = 0 for ρ = exp(-E/ε), any E and K, J skew"
+        what = (
+            "Σ_i ∂_i[ρ(-(K + J)∇E + ε∇·(K + J))_i - ε Σ_j ∂_j(K_ij ρ)] = 0 for ρ = exp(-E/ε), E, K, J locally Lipschitz"
+        )
         return [*([] if told is None else [told]), premise(what, rule, identity_holds, "symbolic")]
     return _by_residual(loop)
 
@@ -341,9 +401,13 @@ def _witness(loop: _Loop, value: Any) -> tuple[Claim, Any] | None:
     states = loop.states
     rng = np.random.default_rng(0)
     points = np.concatenate([np.round(rng.normal(size=(POINTS, len(states))) * s, 2) for s in (1.0, 0.3, 3.0)])
+    value = value.replace(sp.DiracDelta, lambda *_: sp.S.Zero)  # off the kinks, where a witness lies
     near = sp.lambdify(states, value, "numpy")
-    with np.errstate(all="ignore"):
-        floats = np.broadcast_to(np.asarray(near(*points.T), np.float64), (len(points),))
+    try:
+        with np.errstate(all="ignore"):
+            floats = np.broadcast_to(np.asarray(near(*points.T), np.float64), (len(points),))
+    except (NameError, TypeError, ValueError):  # a derivative that has no formula
+        return None
     size = np.where(np.isfinite(floats), np.abs(floats), 0)
     order = np.argsort(-np.minimum(size, 10 * np.median(size[size > 0])) if (size > 0).any() else -size, kind="stable")
     for k in order[:12]:
@@ -355,6 +419,26 @@ def _witness(loop: _Loop, value: Any) -> tuple[Claim, Any] | None:
             states=states, matrix=sp.Matrix([[-value if positive_there else value]]), strict=False,
         )  # fmt: skip
         point = round_witness(claim, points[k], nudge=False)
-        if point is not None:
+        if point is not None and _off_kinks(loop, point):
             return claim, point
     return None
+
+
+def _off_kinks(loop: _Loop, point: Any) -> bool:
+    """Are E, M and J smooth near a point, so that what r is there it is around it too?"""
+    tables = [t.formulas for t in (loop.metric, loop.skew) if t is not None and t.formulas is not None]
+    at = dict(zip(loop.states, point, strict=True))
+    for formula in (_formula(loop.energy, loop.states), *(f for table in tables for f in table)):
+        for part in sp.preorder_traversal(formula):
+            gaps: list[Any] = []
+            if isinstance(part, (sp.Abs, sp.sign, sp.Heaviside, sp.atan2)):
+                gaps = [part.args[0]]
+            elif isinstance(part, (sp.Min, sp.Max)):
+                gaps = [a - b for i, a in enumerate(part.args) for b in part.args[:i]]
+            elif isinstance(part, Relational):
+                gaps = [part.lhs - part.rhs]
+            elif isinstance(part, (sp.floor, sp.ceiling, sp.Mod, sp.frac, sp.DiracDelta)):
+                return False
+            if any(abs(sp.N(gap.xreplace(at))) < TOUCHING for gap in gaps):
+                return False
+    return True

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.existence import refuse_without_gibbs
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict, combine
@@ -102,7 +103,8 @@ def optimal_skew(
 
     For a quadratic energy the rate tr(KS)/d is certified by a constant metric, in exact arithmetic on the numbers of J,
     S, K and the metric as they are. All energies keep their Gibbs measure under every J. For another energy J is that
-    of its mean curvature, and the rate is the one of this linearisation: SAMPLED, no promise.
+    of its mean curvature, and the rate is the one of this linearisation: SAMPLED, no promise. So is one of code with
+    derivatives of its own, which particles may follow instead of -∇E.
 
     `spread` trades the size of J against the transient: as it grows, J shrinks and the stable step grows, while
     deviations may grow √spread-fold (in the energy's norm) before they decay. The rate is the same for every spread.
@@ -133,8 +135,8 @@ def optimal_skew(
     mobility = constant_mobility(metric, energy.dim)
     refuse_walls(energy)
     refuse_without_gibbs(energy)
-    exact = quadratic_hessian(energy)
-    if exact is not None:
+    exact, other = quadratic_hessian(energy), other_gradient(energy)
+    if exact is not None and not other:
         return _of_quadratic(exact, metric, mobility, float(spread), factor, deadline)
     return _of_mean(energy, metric, mobility, float(spread), factor, temperature, samples, deadline)
 
@@ -495,12 +497,14 @@ def _of_mean(
     rate = known.pop("slowest")
     p = symmetric(factor.T @ factor)
     ends, inner = np.linalg.eigvalsh(p), np.linalg.eigvalsh(_whitened(p, mean))
-    told = "" if error is None else f" ± {error:.2g}"
+    told, other = "" if error is None else f" ± {error:.2g}", other_gradient(energy)
     return SkewVerdict(
         claim=f"with this J the loop linearised with the Hessian {how} decays at the rate {rate:.6g}{told}",
         status=Status.SAMPLED, method="linearised", steps=(kept(skew),), seconds=deadline.spent,
-        reason="the energy is not quadratic: the rate is that of the linear loop, and promises nothing of this one",
+        reason=f"{other or 'the energy is not quadratic'}: the rate is that of the linear loop, and promises nothing "
+        "of this one",
         skew=skew, metric=metric, rate=rate, error=error, bound=float(np.trace(mobility @ mean)) / len(mean),
+        assumptions=(f"particles follow -∇E, although {other}",) if other else (),
         contraction=p, constant=float(np.sqrt(ends[-1] / ends[0])),
         energy_constant=float(np.sqrt(inner[-1] / inner[0])),
         **known,

@@ -11,7 +11,9 @@ from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback, potentials
 from ctrlgen.gibbs import Gibbs
 from ctrlgen.loop import ClosedLoop
-from ctrlgen.modes import SlowModes, grid_modes, sampled_modes
+from ctrlgen.modes.base import SlowModes
+from ctrlgen.modes.grid import grid_modes
+from ctrlgen.modes.sampled import sampled_modes
 from ctrlgen.plants.ensemble import ParticlePlant
 from ctrlgen.plants.finite_volume import FiniteVolume
 from ctrlgen.plants.grid import FokkerPlanckGrid
@@ -49,14 +51,13 @@ def slow_modes(
         ValueError: there are fewer modes, or arguments do not fit.
     """
     _static(energy)
-    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order < 1:
-        raise ValueError(f"order must be an integer of at least 1; got {order!r}.")
+    order = _order(order)
     if isinstance(plant, SlowModes):
         if plant.energy.dim != energy.dim:
             raise ValueError(f"modes must be of {energy.dim} dimensions, as the energy is; got {plant.energy.dim}.")
-        return plant.truncated(min(int(order), plant.order))
+        return plant.truncated(min(order, plant.order))
     if isinstance(plant, FokkerPlanckGrid):
-        return grid_modes(energy, plant, int(order))
+        return grid_modes(energy, plant, order)
     if not isinstance(plant, ParticlePlant) or plant.temperature <= 0:
         raise TypeError(
             f"plant must be a FokkerPlanckGrid, particles at a temperature > 0, or modes; got {type(plant).__name__}."
@@ -65,7 +66,7 @@ def slow_modes(
         raise ValueError("plant must have no metric and no skew: its modes are those of the plain loop.")
     x = Gibbs(energy, plant.temperature).sample(key, SAMPLES) if samples is None else samples
     given = potentials(list(functions), energy, "functions") if len(functions) else ()
-    return sampled_modes(energy, plant.temperature, x, int(order), given, key=key, **options)
+    return sampled_modes(energy, plant.temperature, x, order, given, key=key, **options)
 
 
 def fokker_planck_ss(
@@ -161,7 +162,7 @@ def grid_system(
     if order is None:
         plant: _Cells | _Modes = _Cells(grid, energy, phi, g, feedback)
     else:
-        plant = _Modes(slow_modes(energy, grid, order), phi, g, feedback)
+        plant = _Modes(grid_modes(energy, grid, _order(order)), phi, g, feedback)
     letter, size = ("ρ", plant.size) if order is None else ("z", plant.size)
     signals = {
         "inputs": named,
@@ -236,16 +237,15 @@ class _Cells:
 class _Modes:
     """ż = Λz + Bu + Σ uⱼNⱼz on the slow modes."""
 
-    def __init__(self, modes: SlowModes, phi: Any, g: Any, feedback: DensityFeedback | None):
+    def __init__(self, modes: GridModes, phi: Any, g: Any, feedback: DensityFeedback | None):
         r = self.size = modes.order
         self._rates = modes.rates
         self._b, self._n = modes.steer(phi) if phi else (np.zeros((r, 0)), np.zeros((0, r, r)))
         self._read = np.eye(r) if g is None else modes.overlap(g).T
         self._law = None
-        if feedback is not None:  # its observables in these modes
-            values = feedback.observable.table(modes.grid)  # pyright: ignore[reportAttributeAccessIssue]
-            weighted = modes._flat * modes._masses  # pyright: ignore[reportAttributeAccessIssue]
-            self._law = _Law(feedback, (weighted @ values).T, modes._masses @ values)  # pyright: ignore[reportAttributeAccessIssue]
+        if feedback is not None:
+            weights, mean = modes.projected(feedback.observable.table(modes.grid))
+            self._law = _Law(feedback, weights.T, mean)
 
     def rate(self, x: np.ndarray, u: np.ndarray) -> np.ndarray:
         total = u if self._law is None else u + self._law.command(x)
@@ -283,6 +283,12 @@ def _with_functions(plant: Any, options: dict, *functions: Any) -> dict:
     if not isinstance(plant, ParticlePlant) or "functions" in options:
         return options
     return {**options, "functions": [f for group in functions if group is not None for f in group]}
+
+
+def _order(order: Any) -> int:
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order < 1:
+        raise ValueError(f"order must be an integer of at least 1; got {order!r}.")
+    return int(order)
 
 
 def _static(energy: Any) -> Energy:

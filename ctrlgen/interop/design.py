@@ -14,7 +14,7 @@ from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled, potentials
 from ctrlgen.interop.density import _static, _with_functions, slow_modes
-from ctrlgen.modes import SlowModes
+from ctrlgen.modes.base import SlowModes
 
 REACH = 25.0  # default limit: inputs that tilt the energy by so many temperatures over a standard deviation of φ
 GAP = 3.0  # ratio of neighbouring rates above which the modes before are slow

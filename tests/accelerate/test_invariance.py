@@ -60,6 +60,73 @@ def test_every_smooth_energy_metric_and_skew_is_kept(energy, options):
     assert verdict.recheck()
 
 
+ROUND = cg.Quadratic(np.eye(2))
+JUMPS = [
+    "sign(x1)",
+    "1/x1",
+    "atan2(x1, x2)",
+    sp.Piecewise((1, sp.Symbol("x1") > 0), (-1, True)),
+]
+
+
+def turning(entry):
+    return [[0, entry], [-entry if isinstance(entry, sp.Basic) else f"-({entry})", 0]]
+
+
+@pytest.mark.parametrize(
+    ("energy", "options"),
+    [
+        *((ROUND, {"skew": turning(jump)}) for jump in JUMPS),
+        (ROUND, {"skew": lambda x: jnp.sign(x[0]) * jnp.asarray(TURN)}),
+        (ROUND, {"skew": lambda x: (1 / x[0]) * jnp.asarray(TURN)}),
+        (ROUND, {"skew": lambda x: jax.lax.stop_gradient(x[0]) * jnp.asarray(TURN)}),
+        (ROUND, {"metric": ["1 + sign(x1)/2", 1]}),
+        (ROUND, {"metric": ["1 + 1/x1**2", 1]}),
+        (ROUND, {"metric": lambda x: jnp.stack([jnp.where(x[0] > 0, 2.0, 1.0), 1 + x[1] ** 2])}),
+        (cg.SymbolicEnergy("x1**2 + x2**2 + x2*sign(x1)", ["x1", "x2"]), {"skew": TURN}),
+        (cg.SymbolicEnergy("x1**2 + x2**2 + sign(x1)", ["x1", "x2"]) + ROUND, {}),
+        (cg.CallableEnergy(lambda x: jnp.sum(x * jax.lax.stop_gradient(x)) / 2, 2), {"skew": TURN}),
+        (cg.CallableEnergy(lambda x: jnp.sum(x * x) + jnp.where(x[0] > 0, x[1], -x[1]), 2), {"skew": TURN}),
+    ],
+)
+def test_where_something_jumps_nothing_is_proved(energy, options):
+    """At ρ* of ½|x|² and J = sign(x1), d/dt E[x2] is 2φ(0) = 0.798: the measure on x1 = 0 of ∂J is left out."""
+    verdict = invariance(energy, 1.0, **options)
+    assert verdict.status is Status.UNDECIDED
+    assert verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("energy", "options"),
+    [
+        (ROUND, {"skew": turning("Abs(x1)")}),
+        (ROUND, {"metric": ["1 + Abs(x1)", 1], "skew": TURN}),
+        (ROUND, {"skew": turning("1/(1 + x1**2)")}),
+        (cg.SymbolicEnergy("x1**2 + x2**2 + Abs(x1)", ["x1", "x2"]), {"skew": TURN}),
+        (cg.CallableEnergy(lambda x: jnp.sum(x * x) + jnp.sqrt(1 + x[0] ** 2), 2), {"skew": TURN}),
+    ],
+)
+def test_kinks_do_no_harm(energy, options):
+    """The identity holds weakly: a kink is no jump."""
+    verdict = invariance(energy, 1.0, **options)
+    assert verdict.status is Status.PROVED
+    assert not any("Lipschitz" in a or "differentiable" in a for a in verdict.assumptions)
+
+
+def test_a_value_on_a_jump_alone_refutes_nothing():
+    """1 - |sign(x1)| vanishes almost everywhere; the points that are tried include some with x1 = 0."""
+    flat = [["1 - Abs(sign(x1))", "0"], ["0", "0"]]
+    assert invariance(ROUND, 1.0, skew=flat).status is Status.UNDECIDED
+    assert invariance(ROUND, 1.0, skew=[["Abs(x1)", "0"], ["0", "0"]]).status is Status.REFUTED
+    assert invariance(ROUND, 1.0, metric=["1 + Abs(x1)", 1], correction=False).status is Status.REFUTED
+
+
+def test_a_metric_of_undecided_sign_must_be_smooth_all_the_same():
+    late = "2 + sin(x1*x2*exp(x1))*cos(x1**3)/2"
+    options = {"metric": [[late, "0"], ["0", "1 + sign(x1)/4"]]}
+    assert invariance(ROUND, 1.0, **options, timeout=2).status is Status.UNDECIDED
+
+
 def bent(x):
     return jnp.diag(jnp.stack([1 / (1 + x[0] ** 2), 1 / (2 + x[0] ** 2)]))
 

@@ -1,5 +1,7 @@
 """The optimal nonreversible drift against linear algebra: spectra, matrix exponentials, stability, exact moments."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import expm
@@ -209,3 +211,13 @@ def test_energies_behind_walls_are_refused(call):
 def test_only_energies():
     with pytest.raises(TypeError, match="energy must be an Energy; got ndarray"):
         optimal_skew(np.eye(2))
+
+
+def test_particles_that_need_not_follow_the_gradient_are_named():
+    """|x|² written so that JAX takes 3x/2 for its gradient: J does not keep its measure, and the verdict says so."""
+    other = cg.CallableEnergy(lambda x: jnp.sum(x * (x + jax.lax.stop_gradient(x))) / 2, 2)
+    verdict = optimal_skew(other, samples=np.ones((4, 2)))
+    assert verdict.status is Status.SAMPLED
+    assert any("particles follow -∇E, although" in a for a in verdict.assumptions)
+    plain = optimal_skew(cg.Funnel(2, 3.0), samples=np.ones((4, 2)) / 9)
+    assert not any("particles" in a for a in plain.assumptions)
