@@ -192,8 +192,12 @@ class Code:
                 got = jax.eval_shape(self._by_jax, *probe).shape[0]
         except Exception:
             self.how, self._found = self._read_symbols()
-            exprs = self._found
-            got = len(self._by_python(0.0, np.zeros(nstates), np.zeros(ninputs)) if self.how == "python" else exprs)  # pyright: ignore
+            with np.errstate(all="ignore"):
+                got = len(
+                    self._by_python(0.0, np.zeros(nstates), np.zeros(ninputs))
+                    if isinstance(self._found, NoFormula)
+                    else self._found
+                )
         else:
             self.how, self._found = self._read_jax()
         self.size = got
@@ -255,6 +259,8 @@ class Code:
     def _by_jax(self, t: Any, x: Any, u: Any) -> Any:
         out = self._function(t, x, u)
         out = jnp.stack([jnp.asarray(v) for v in out]) if isinstance(out, (list, tuple)) and out else jnp.asarray(out)
+        if jnp.issubdtype(out.dtype, jnp.complexfloating):
+            raise TypeError("complex numbers")
         return out.reshape(-1)
 
     def _by_python(self, t: Any, x: Any, u: Any) -> np.ndarray:

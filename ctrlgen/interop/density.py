@@ -12,7 +12,7 @@ from ctrlgen.energies.feedback import DensityFeedback, potentials
 from ctrlgen.gibbs import Gibbs
 from ctrlgen.loop import ClosedLoop
 from ctrlgen.modes.base import SlowModes
-from ctrlgen.modes.grid import grid_modes
+from ctrlgen.modes.grid import GridModes, grid_modes
 from ctrlgen.modes.sampled import sampled_modes
 from ctrlgen.plants.ensemble import ParticlePlant
 from ctrlgen.plants.finite_volume import FiniteVolume
