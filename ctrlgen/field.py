@@ -26,10 +26,10 @@ from ctrlgen.formula import (
     real_states,
     symbols,
 )
-from ctrlgen.objects import numpy_formulas
+from ctrlgen.objects import Trials, numpy_formulas
 from ctrlgen.precision import float64
 from ctrlgen.scalars import NoFormula
-from ctrlgen.system import autonomous, equations
+from ctrlgen.system import Linear, Wired, autonomous, equations
 from ctrlgen.trace import to_sympy
 
 __all__ = ["Field", "VectorField", "parse", "rationalise", "symbols"]
@@ -83,6 +83,11 @@ class Field:
     def dim(self) -> int:
         """d, the number of states."""
         return len(self.states)
+
+    @property
+    def is_code(self) -> bool:
+        """Is its JAX view a function that was given, with or without a formula beside it?"""
+        return self._native is not None
 
     @cached_property
     def _function(self) -> Callable:
@@ -306,6 +311,17 @@ class VectorField:
                 lambda x: found.rate(jnp.zeros((), x.dtype), x, jnp.zeros(found.ninputs, x.dtype))
             )
             self.why_no_formula = str(error)
+        else:
+            if isinstance(found, (Linear, Wired)):
+                self._hold_against(system, name)
+
+    def _hold_against(self, system: Any, name: str) -> None:
+        """Matrices that were changed after an interconnection was linearized, or methods that a subclass has anew."""
+        none = np.zeros(int(system.ninputs or 0))
+        values = sp.lambdify(self.states, self.exprs, modules=["scipy", "numpy"], cse=True, dummify=True)
+        trials = Trials(lambda t, x, u: system.dynamics(t, x, none), self.dim, 0)
+        if said := trials.difference(lambda t, x, u: values(*x)):
+            raise ValueError(f"{name} must be what its parts or matrices are, with zero inputs; its dynamics {said}.")
 
     def _read_function(self, f: Callable, name: str) -> None:
         values, self._native, self.why_no_formula = traced(f, self.states, (self.dim,), name)

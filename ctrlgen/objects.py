@@ -20,8 +20,8 @@ from ctrlgen.precision import float64
 from ctrlgen.scalars import NoFormula
 
 REFUSED = (
-    "a formula is computed, and it cannot be compared or made a float. Write np.clip, np.maximum or jnp.where for a "
-    "branch, np.sin for math.sin, and return a list in place of an array that is filled"
+    "write np.clip, np.maximum or jnp.where for a branch, np.sin for math.sin, and return a list in place of an array "
+    "that is filled: a formula is computed, and it cannot be compared or made a float"
 )
 RELATIVE, ROUNDING = 1e-9, 1e-13  # of a value, and of the largest one beside it
 FAR = 100.0  # states from which a number that is not finite may be an overflow
@@ -60,6 +60,10 @@ class Number:
 
     def square(self):
         return Number(self.expr**2)
+
+    def clip(self, low: Any = None, high: Any = None, **_: Any) -> Any:
+        raised = self if low is None else _larger(self, low)
+        return raised if high is None else _smaller(raised, high)
 
     def conjugate(self):
         return self
@@ -123,8 +127,9 @@ def _by_entries(ufunc: Any, method: str, inputs: tuple, options: dict) -> Any:
         if isinstance(value, Number):
             cell = np.empty((), dtype=object)
             cell[()] = value
-            value = cell
-        plain.append(value.view(np.ndarray) if isinstance(value, Numbers) else value)
+            plain.append(cell)
+        else:
+            plain.append(value.view(np.ndarray) if isinstance(value, Numbers) else value)
     if isinstance(options.get("out"), tuple):
         options["out"] = tuple(o.view(np.ndarray) if isinstance(o, Numbers) else o for o in options["out"])
     out = getattr(COMPARING.get(ufunc.__name__, ufunc), method)(*plain, **options)

@@ -251,7 +251,8 @@ class Code:
 
     def __call__(self, t: Any, x: Any, u: Any) -> Any:
         if self.how == "jax":
-            return jnp.asarray(self._by_jax(t, x, u), _type(x, u))
+            given = (jnp.asarray(v) for v in (t, x, u))  # NumPy's own would make it other code
+            return jnp.asarray(self._by_jax(*given), _type(x, u))
         if self.how == "formulas":
             return _stacked(self._lambdified(*x, *u, t), _type(x, u))
         return self._called_back(t, x, u)

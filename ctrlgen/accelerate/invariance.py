@@ -155,15 +155,17 @@ class _Loop:
 def _read(name: str, value: Any, energy: Energy, states: Any) -> _Table | None:
     if value is None:
         return None
-    d, real, function = energy.dim, real_states(default_states(states, energy.dim)), None
+    d, real = energy.dim, real_states(default_states(states, energy.dim))
+    function: Callable | None = None
     if callable(value) and not isinstance(value, sp.Basic | sp.MatrixBase):
         import jax.numpy as jnp
 
-        def function(x: Any) -> Any:
+        def array(x: Any) -> Any:
             return jnp.asarray(value(x))
 
+        function = array
         try:
-            table = to_sympy(function, (d,), real)
+            table = to_sympy(array, (d,), real)
         except NoFormula as error:
             return _Table(None, None, str(error), function)
     else:
@@ -246,7 +248,7 @@ def _smooth(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str]]:
     for name, table in (("M", loop.metric), ("J", loop.skew)):
         if table is None or table.constant:
             continue
-        things.append((name, _field(table, loop.states) if table.formulas is None else list(table.formulas)))
+        things.append((name, _field(table, loop.states) if table.formulas is None else table.formulas.flat()))
         own = "" if table.function is None else str(trace(table.function, (loop.energy.dim,)))
         found = ", ".join(word for word in OWN_DERIVATIVES if word in own)
         if found:
@@ -428,15 +430,17 @@ def _off_kinks(loop: _Loop, point: Any) -> bool:
     """Are E, M and J smooth near a point, so that what r is there it is around it too?"""
     tables = [t.formulas for t in (loop.metric, loop.skew) if t is not None and t.formulas is not None]
     at = dict(zip(loop.states, point, strict=True))
-    for formula in (_formula(loop.energy, loop.states), *(f for table in tables for f in table)):
-        for part in sp.preorder_traversal(formula):
+    for formula in (_formula(loop.energy, loop.states), *(f for table in tables for f in table.flat())):
+        parts: Any = sp.preorder_traversal(formula)
+        for part in parts:
+            inner: Any = part.args
             gaps: list[Any] = []
             if isinstance(part, (sp.Abs, sp.sign, sp.Heaviside, sp.atan2)):
-                gaps = [part.args[0]]
+                gaps = [inner[0]]
             elif isinstance(part, (sp.Min, sp.Max)):
-                gaps = [a - b for i, a in enumerate(part.args) for b in part.args[:i]]
+                gaps = [a - b for i, a in enumerate(inner) for b in inner[:i]]
             elif isinstance(part, Relational):
-                gaps = [part.lhs - part.rhs]
+                gaps = [inner[0] - inner[1]]
             elif isinstance(part, (sp.floor, sp.ceiling, sp.Mod, sp.frac, sp.DiracDelta)):
                 return False
             if any(abs(sp.N(gap.xreplace(at))) < TOUCHING for gap in gaps):

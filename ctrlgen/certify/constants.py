@@ -12,7 +12,7 @@ from ctrlgen.certify.regular import CAST, casts
 from ctrlgen.certify.verdict import Step
 from ctrlgen.energies.algebra import Composition
 from ctrlgen.energies.base import Energy
-from ctrlgen.energies.symbolic import CallableEnergy
+from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
 from ctrlgen.trace import trace
 
 Name = Literal["hessian_lower", "hessian_upper", "gradient_bound", "oscillation"]
@@ -93,7 +93,7 @@ def other_gradient(energy: Energy) -> str:
     kind = type(energy)
     if not kind.__module__.startswith("ctrlgen.") and not _definer(kind, "slope").startswith("ctrlgen."):
         return f"{kind.__name__} has a slope of its own, which need not be the gradient of its potential"
-    if kind.__module__.startswith("ctrlgen.") and not isinstance(energy, CallableEnergy):
+    if kind.__module__.startswith("ctrlgen.") and not _is_code(energy):
         return next((words for words in map(other_gradient, _parts(energy)) if words), "")
     try:
         code = str(trace(energy.potential, (energy.dim,)))
@@ -103,6 +103,11 @@ def other_gradient(energy: Energy) -> str:
     if not found and casts(energy.potential, energy.dim):
         found = CAST
     return f"a function holds {found}: what JAX takes for its gradient need not be its gradient" if found else ""
+
+
+def _is_code(energy: Energy) -> bool:
+    """Is the energy a user's JAX function, also where it was read as a formula?"""
+    return isinstance(energy, CallableEnergy) or (isinstance(energy, SymbolicEnergy) and energy.field.is_code)
 
 
 def _definer(kind: type, name: str) -> str:

@@ -267,3 +267,16 @@ def test_a_metric_that_depends_on_the_state_has_no_proved_rate():
     assert verdict.status is cg.Status.UNDECIDED
     assert "depends on the state" in verdict.reason
     assert cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy)).status is cg.Status.PROVED
+
+
+def test_a_formula_that_was_read_from_code_follows_the_code():
+    def half(x):
+        return x[0] * jax.lax.stop_gradient(x[0]) / 2 + x[1] ** 2 / 2
+
+    energy = cg.SymbolicEnergy(half, ["x", "y"])
+    assert other_gradient(energy)
+    assert other_gradient(energy + cg.Quadratic(np.eye(2)))
+    assert cg.optimal_friction(energy).status is cg.Status.UNDECIDED
+    verdict = cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy), measure=False)
+    assert verdict.status is cg.Status.UNDECIDED
+    assert not other_gradient(cg.SymbolicEnergy(lambda x: x[0] ** 2 + x[1] ** 2, ["x", "y"]))
