@@ -236,6 +236,11 @@ def _check_sizes(system: Equations) -> None:
         raise ValueError(
             f"system must have no direct feedthrough; output {y} depends at once on input {u}, so that u = -∇E(y) is "
             "an equation for u. Leave D at 0, or put a fast actuator between."
+            + (
+                " Code that runs only as Python is taken to read u unless it never names it."
+                if system.in_python
+                else ""
+            )
         )
 
 
