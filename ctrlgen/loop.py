@@ -151,7 +151,7 @@ class ClosedLoop:
     Args:
         plant: how the density moves: Langevin, KineticLangevin, GradientFlow, FokkerPlanckGrid or GaussianPlant; or a
             python-control system, which is `interop.from_control(system)`.
-        controller: the energy.
+        controller: the energy; or a density feedback (`interop.density_feedback`), which keeps its Gibbs measure.
         safety: a `SafetyFilter`, which keeps particles where its barriers are ≥ 0; or None.
         schedule: factor on the plant's temperature over time, t -> factor; "static" (or None) is 1.
         extra: a python-control system that is driven by what the energy sees and commands beside it, u = -∇E(x) + g:

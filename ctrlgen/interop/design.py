@@ -13,13 +13,13 @@ from ctrlgen.checks import positive
 from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback, Generated, Scaled, potentials
-from ctrlgen.interop.density import _static, _with_functions, slow_modes
+from ctrlgen.interop.density import _order, _static, _with_functions, slow_modes
 from ctrlgen.modes.base import SlowModes
 
 REACH = 25.0  # default limit: inputs that tilt the energy by so many temperatures over a standard deviation of φ
 GAP = 3.0  # ratio of neighbouring rates above which the modes before are slow
 REACHED = 1e-6  # share of the best reached mode's response below which an input does not reach a mode
-HELD = 0.02  # a command is held for this share of the second mode's time
+HELD = 0.05  # a command is held for this share of the time of the first mode after those of the design
 
 
 def density_feedback(
@@ -61,7 +61,7 @@ def density_feedback(
             stability"); every mode that is slower by itself must be reached by the inputs. When omitted: half of the
             rate above the widest gap among the modes (0 where none is wider than threefold), for those reached.
         limit: at which inputs saturate, a number or (m,) [energy / unit of φ]; 25ε/σⱼ when omitted.
-        period: how long a command is held [time]; 0.02/|λ₂| when omitted.
+        period: how long a command is held [time]; 0.05/|λᵣ₊₁| when omitted.
         states: names of the states in formulas; those of the energy's own formula, or x1, ..., xd, when omitted.
         options: as in `interop.slow_modes`.
 
@@ -81,7 +81,7 @@ def density_feedback(
     effort = positive("effort", effort)
     if decay is not None and not (np.isfinite(decay) and decay >= 0):
         raise ValueError(f"decay must be finite and ≥ 0; got {decay!r}.")
-    modes = slow_modes(energy, plant, order, **_with_functions(plant, options, phi))
+    modes, beyond = _modes_and_next(energy, plant, order, _with_functions(plant, options, phi))
     phi = phi or modes.energies((modes.order + 1) // 2)
     spread = modes.spread(phi)
     if (flat := np.flatnonzero(~(spread > 1e-12))).size:
@@ -89,7 +89,7 @@ def density_feedback(
             f"inputs[{flat[0]}] must vary under the Gibbs measure; its standard deviation is {spread[flat[0]]:.3g}."
         )
     limits = REACH * modes.temperature / spread if limit is None else limit
-    held = HELD / abs(float(modes.rates[min(1, modes.order - 1)])) if period is None else positive("period", period)
+    held = HELD / abs(beyond or float(modes.rates[-1])) if period is None else positive("period", period)
     if law == "dissipative" and parted(energy).sets:
         raise ValueError(
             "law must be 'riccati' for an energy with walls: the mean of Lφ misses what the inputs push against them."
@@ -107,20 +107,38 @@ def density_feedback(
     else:
         b, n = modes.steer(phi)
         weight = np.diag(effort * (spread / modes.temperature) ** 2)
-        gain = _regulator(modes.rates, b, weight, held, decay)
+        degree = _gap(modes.rates, beyond) if decay is None else float(decay)
+        gain = _regulator(modes.rates, b, weight, held, degree, lenient=decay is None)
         design, observable = Design(law, modes, gain, phi, b, n, held), modes.observable(gain)
     return DensityFeedback(
         energy, phi, observable, limit=limits, period=held, temperature=modes.temperature, law=law, design=design
     )
 
 
-def _regulator(rates: np.ndarray, b: np.ndarray, weight: np.ndarray, period: float, decay: float | None) -> np.ndarray:
-    """K, (m, r), with the degree of stability that was asked for, or the one that the gaps of the modes suggest."""
-    if decay is not None:
-        return _riccati(rates, b, weight, period, float(decay))
-    ratios = rates[1:] / np.minimum(rates[:-1], -1e-300)
+def _modes_and_next(energy: Energy, plant: Any, order: int, options: dict) -> tuple[SlowModes, float | None]:
+    """The modes of the design, and the rate of the one after them, where there is one."""
+    try:
+        more = slow_modes(energy, plant, _order(order) + 1, **options)
+    except ValueError:  # there may be no mode more than was asked for
+        return slow_modes(energy, plant, order, **options), None
+    beyond = float(more.rates[order]) if more.order > order else None
+    return more.truncated(min(order, more.order)), beyond
+
+
+def _gap(rates: np.ndarray, beyond: float | None) -> float:
+    """Half of the rate above the widest gap among the modes and the next; 0 where no gap is wide."""
+    every = np.append(rates, [] if beyond is None else [beyond])
+    ratios = every[1:] / np.minimum(every[:-1], -1e-300)
     widest = int(np.argmax(ratios)) if len(ratios) else 0
-    decay = -float(rates[widest + 1]) / 2 if len(ratios) and ratios[widest] > GAP else 0.0
+    return -float(every[widest + 1]) / 2 if len(ratios) and ratios[widest] > GAP else 0.0
+
+
+def _regulator(
+    rates: np.ndarray, b: np.ndarray, weight: np.ndarray, period: float, decay: float, lenient: bool
+) -> np.ndarray:
+    """K, (m, r), with this degree of stability; a lenient one leaves slow modes alone that no input reaches."""
+    if not lenient:
+        return _riccati(rates, b, weight, period, decay)
     reach = np.linalg.norm(b / np.maximum(-rates, 1e-300)[:, None], axis=1)  # of a mode, by a constant input
     served = (reach > REACHED * reach.max()) | (-rates > decay)
     gain = np.zeros((b.shape[1], len(rates)))

@@ -54,6 +54,23 @@ def test_unequal_wells_and_a_small_gap():
     assert first_below(run, 1e-3) < 3.0  # the open loop takes 4e4
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_few_modes_know_the_gap_after_them(order):
+    block = density_feedback(WELLS, GRID, ["x"], order=order)
+    assert block.period < 0.1
+    assert block.design.poles.real.max() < -0.9
+    assert first_below(cg.ClosedLoop(GRID, block).simulate(START, 3.0, record=301), 1e-3) < 1.9
+
+
+def test_several_slow_modes_are_sampled_often_enough():
+    energy = cg.SymbolicEnergy("(x**2 - 1)**2 + (y**2 - 1)**2 + x/10", ["x", "y"])  # four wells: three slow modes
+    block = density_feedback(energy, GRID, ["x", "y"])
+    assert block.period < 0.02
+    start = START.sample(0, 5000)
+    run = cg.ClosedLoop(cg.Langevin(0.2, 0.005), block).simulate(start, 3.0, record=4)
+    assert run.kl[-1] < 0.05
+
+
 def test_modes_as_inputs_when_none_are_given():
     energy = cg.load_energy("two_moons")
     grid = cg.FokkerPlanckGrid([(-6, 6)] * 2, (60, 60), 1.0)
