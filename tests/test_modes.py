@@ -146,6 +146,7 @@ def test_sampled_modes_of_a_gaussian_in_six_dimensions():
     assert abs(abs(b[0, 0]) - np.sqrt(0.3)) < 0.03  # |λ|·E[xζ]/ε = κ·√(ε/κ)/ε
 
 
+@pytest.mark.slow
 def test_outliers_make_no_slow_modes_of_their_own():
     # exact: 1, 2, 3, 3, 4; a bump that one sample sees has a mean of nothing but chance
     energy = cg.Quadratic(np.diag([1.0, 3.0]))

@@ -102,6 +102,7 @@ def test_equal_bounds_are_a_quadratic_and_the_constant_limits_them():
 
 
 @pytest.mark.parametrize("energy", [cg.Quadratic([[1.0, 0.3], [0.3, 6.0]]), BENT], ids=["quadratic", "bent"])
+@pytest.mark.slow
 def test_trajectories_under_one_noise_contract_at_least_at_the_rate(energy, rng):
     verdict = optimal_friction(energy)
     assert verdict.status is Status.PROVED

@@ -305,6 +305,7 @@ def test_a_jump_between_two_smooth_pieces_is_seen():
     assert verdict.rate is None
 
 
+@pytest.mark.slow
 def test_without_domain_the_gibbs_measure_is_sampled_where_a_temperature_is_given():
     energy = cg.GaussianMixture(np.zeros((2, 2)), [1.0, 1.5])  # no lower bound of its Hessian is known
     silent = optimal_metric(energy)

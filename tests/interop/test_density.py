@@ -128,6 +128,7 @@ def test_python_controls_tools_work():
     assert response.magnitude.shape == (2, 2, 3)
 
 
+@pytest.mark.slow
 def test_data_driven_systems():
     system = fokker_planck_ss(WELLS, cg.Langevin(0.2, 0.01), ["x", "y"], ["x"], 3)
     exact = fokker_planck_ss(WELLS, cg.FokkerPlanckGrid([(-2.2, 2.2)] * 2, (60, 60), 0.2), ["x", "y"], ["x"], 3)

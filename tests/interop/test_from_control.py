@@ -42,6 +42,7 @@ def test_the_integrator_is_the_gradient_flow(starts):
     np.testing.assert_allclose(ours.final, own.final, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_integrator_with_noise_is_langevin(starts):
     plant = cg.interop.from_control(INTEGRATOR, 0.01, temperature=0.5)
     ours = cg.ClosedLoop(plant, WELLS).simulate(starts, 0.5, key=3, **F64)

@@ -78,6 +78,7 @@ def test_metropolis_is_exact_at_a_long_step():
     assert 0.2 < response.acceptance < 0.85
 
 
+@pytest.mark.slow
 def test_metropolis_keeps_a_banana_in_a_full_metric():
     start, fresh = banana_draws(40_000, 1), banana_draws(40_000, 2)
     response = cg.ClosedLoop(cg.Langevin(1.0, 0.6, "mala", metric=bent), BANANA).simulate(start, 9.0, record=2)

@@ -493,6 +493,7 @@ def test_adaptive_cruise_control_through_python_control():
     assert kept.states[1, -1] == pytest.approx(lead, abs=0.2)  # it ends behind the leader
 
 
+@pytest.mark.slow
 def test_an_input_is_filtered_as_by_its_closed_form():
     """ẋ = -x + u, h = 1 - x: u ≤ x + gain (1 - x)."""
     safety = cg.SafetyFilter(cg.BarrierFunction("1 - x", ["x"]), 2.0)
