@@ -426,7 +426,7 @@ def contraction_region(result: RegionVerdict, ax: Axes | None = None) -> Axes:
         circle = (centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle))
         ax.plot(*circle, "--", color=BLACK, linewidth=1.2, label="largest ball")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(loc="lower left", frameon=False, fontsize="small")
     return ax
 
 

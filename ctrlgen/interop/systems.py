@@ -145,6 +145,15 @@ class ExactSystem(control.NonlinearIOSystem):
         return new
 
 
+def _real(values: Any) -> Any:
+    """Numbers without the imaginary parts, all zero, that python-control's eigenvectors have under newer NumPy."""
+    if not np.iscomplexobj(values):
+        return values
+    if np.imag(values).any():
+        raise ValueError(f"states and inputs must be real; got {values!r}.")
+    return np.real(values)
+
+
 class _Calls:
     """Equations as python-control calls them: float64 NumPy arrays, one compiled function each."""
 
@@ -165,7 +174,7 @@ class _Calls:
 
     def _packed(self, t: Any, x: Any, u: Any) -> np.ndarray:
         z = np.empty(self._known.nstates + self._known.ninputs + 1)
-        z[: self._known.nstates], z[self._known.nstates : -1], z[-1] = x[: self._known.nstates], u, t
+        z[: self._known.nstates], z[self._known.nstates : -1], z[-1] = _real(x)[: self._known.nstates], _real(u), t
         return z
 
     @cached_property
