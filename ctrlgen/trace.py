@@ -198,7 +198,7 @@ def _computed(eqn: Any, values: list[Any], domain: Domain) -> list[Any]:
 
 
 def _scan(params: dict, values: list[Any], domain: Domain) -> list[Any]:
-    body, consts, carry = params["jaxpr"], params["num_consts"], params["num_carry"]
+    body, (consts, carry) = params["jaxpr"], _scanned(params)
     fixed, state, xs = values[:consts], values[consts : consts + carry], values[consts + carry :]
     steps = range(params["length"])
     kept: list[list[Any]] = []
@@ -213,6 +213,14 @@ def _scan(params: dict, values: list[Any], domain: Domain) -> list[Any]:
         kept.append(out[carry:])
     kept = kept[::-1] if params["reverse"] else kept
     return [*state, *(np.stack(column) for column in zip(*kept, strict=True))]
+
+
+def _scanned(params: dict) -> tuple[int, int]:
+    """How many values a loop holds fixed and how many it carries, as older and newer JAX say it."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    fixed, carried = (len(list(part.vals)) for part in params["ft_in"].unpack()[:2])
+    return fixed, carried
 
 
 def _moved(eqn: Any, values: list[Any], domain: Domain) -> np.ndarray:
@@ -398,6 +406,7 @@ HANDLERS: dict[str, Callable] = {
     "sub": _plain(lambda a, b: a - b),
     "neg": _plain(lambda a: -a),
     "integer_pow": lambda d, e, x: np.frompyfunc(lambda t: d.integer_pow(t, int(e.params["y"])), 1, 1)(x),
+    "one_minus_square": lambda d, e, x: np.frompyfunc(lambda t: 1 - d.square(t), 1, 1)(_lifted(x, d)),
     "clamp": lambda d, e, *v: np.frompyfunc(lambda a, x, b: d.min(d.max(x, a), b), 3, 1)(*(_lifted(u, d) for u in v)),
     "is_finite": lambda d, e, x: _settled(_array(np.frompyfunc(d.is_finite, 1, 1)(x), x.shape)),
     "dot_general": _dot,

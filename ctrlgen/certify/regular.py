@@ -35,7 +35,8 @@ CAST = "a cast to integers"  # which JAX takes for constant
 KINKS = {"abs", "max", "min", "reduce_max", "reduce_min", "cummax", "cummin", "cumlogsumexp"}
 # of which everything is smooth that is made of nothing else
 ENTIRE = {
-    "add", "add_any", "sub", "mul", "neg", "square", "dot_general", "reduce_sum", "cumsum", "exp", "exp2", "sin", "cos",
+    "add", "add_any", "sub", "mul", "neg", "square", "one_minus_square", "dot_general",
+    "reduce_sum", "cumsum", "exp", "exp2", "sin", "cos",
     "sinh", "cosh", "tanh", "logistic", "erf", "atan", "asinh", "broadcast_in_dim", "reshape", "transpose", "squeeze",
     "slice", "concatenate", "convert_element_type", "expand_dims", "rev", "copy", "pjit", "jit", "closed_call", "iota",
 }  # fmt: skip
