@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ctrlgen.certify.premise import Premise
@@ -16,6 +16,14 @@ class Refutation(Premise):
     """The certificate that a statement is false: how that is computed again, in exact or ball arithmetic."""
 
     proves: ClassVar = Status.REFUTED
+
+
+def not_settled(step: Step) -> Step:
+    """A step of one try, of a metric or a rate, as an open one: that the try fails refutes no other."""
+    if step.outcome.status is not Status.REFUTED:
+        return step
+    words = f"this try fails: {step.outcome.reason}".rstrip(": ")
+    return Step(step.claim, replace(step.outcome, status=Status.UNDECIDED, witness=None, margin=None, reason=words))
 
 
 def refuted(text: str, reason: str, check: Callable[[], bool], method: str, margin: float | None = None) -> Step:

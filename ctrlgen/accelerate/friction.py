@@ -121,7 +121,18 @@ def optimal_friction(
         open_step = missing("particles follow -∇E", other)
         return combine(_text(energy.dim), [open_step], kind=FrictionVerdict, deadline=deadline)
     exact = quadratic_hessian(energy)
-    if exact is not None and m is None and L is None:
+    if exact is not None:
+        least, largest = quadratic_bounds(exact)
+        room = 1 + 1e-9  # of the enclosure's ends
+        for name, given, wrong in (
+            ("m", m, low is not None and low > least * room),
+            ("L", L, high is not None and high * room < largest),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"{name} must agree with what is established, eigenvalues from {least:.6g} to {largest:.6g}; got "
+                    f"{given!r}."
+                )
         return _of_quadratic(exact, most, deadline)
     return _of_bounds(energy, low, high, most, deadline)
 

@@ -264,7 +264,7 @@ def _smooth(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str]]:
 def _functions(energy: Energy, states: tuple[sp.Symbol, ...]) -> list[Any]:
     """The user's own functions in an energy; all else here is smooth, but for the kinks of networks with relu."""
     if isinstance(energy, SymbolicEnergy):
-        return [[energy.symbolic(states)]]
+        return [Field(energy, states)] if energy.field.expr is None else [[energy.symbolic(states)]]
     if isinstance(energy, CallableEnergy) or not type(energy).__module__.startswith("ctrlgen."):
         return [Field(energy.function if isinstance(energy, CallableEnergy) else energy.potential, states)]
     inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]

@@ -26,6 +26,7 @@ from ctrlgen.accelerate._bounds import ends_of
 from ctrlgen.accelerate._candidates import POINTS, Structure, Wanted, gibbs_points, points_of, propose
 from ctrlgen.accelerate._hessians import Between, Formula, at_points, between, checked, formula_hessian, kink, states_of
 from ctrlgen.accelerate._programs import spread
+from ctrlgen.accelerate._steps import not_settled
 from ctrlgen.accelerate._worth import (
     Proved,
     around,
@@ -46,7 +47,7 @@ from ctrlgen.certify.premise import missing, shown_down
 from ctrlgen.certify.transport import plain_states
 from ctrlgen.certify.verdict import Step, combine
 from ctrlgen.checks import positive
-from ctrlgen.domain import Ball, Box, Domain
+from ctrlgen.domain import Ball, Box, Complement, Domain
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.spectral import spectrum_bounds, up
 from ctrlgen.prove.claim import Deadline, Status
@@ -55,6 +56,7 @@ from ctrlgen.prove.decide import check_timeout
 FEWEST = 30  # samples from which some are held out
 CONFIDENCE = 0.95
 MOST_WORDS = 300  # of why nothing was proved, beside samples
+LARGEST = 1e150  # entries of Hessians that a metric is fitted to
 TOP_UPS = 4  # rounds in which Hessians are added where a metric fits worst
 
 
@@ -106,14 +108,18 @@ def optimal_metric(
     if domain is not None:
         names = plain_states(dim) if energy is None else states_of(energy)
         check_domain("domain", domain, names)
-        if len(domain.pieces(names)) != 1:
-            raise ValueError(f"domain must be one convex set, not a union of sets; got {domain!r}.")
+        if len(domain.pieces(names)) != 1 or _has_complement(domain):
+            raise ValueError(f"domain must be one convex set, no union of sets and no complement; got {domain!r}.")
     if temperature is not None:
         positive("temperature", temperature)
     if samples is not None:
         return _of_samples(samples, wanted, domain, deadline, key, "given Hessians")
     assert energy is not None
     return _Search(energy, domain, wanted, temperature, deadline, key).run()
+
+
+def _has_complement(domain: Domain) -> bool:
+    return isinstance(domain, Complement) or any(_has_complement(part) for part in getattr(domain, "parts", ()))
 
 
 @dataclass
@@ -163,7 +169,7 @@ class _Search:
                 metric, hessians = self._topped_up(formula, metric, hessians)
                 found, left = by_formula(formula, metric, hessians, self.domain, smooth, self.deadline.part(0.6))
                 proofs += [found] if found else []
-                open_steps += left
+                open_steps += map(not_settled, left)
             best = max((p.rate for p in proofs), default=0.0)
             seen = spread(hessians, metric)
             if self.domain is not None and best < (1 - 1e-3) * seen[0] / seen[1]:
@@ -220,6 +226,7 @@ class _Search:
             if not worst or self.deadline.over:
                 break
             new = at_points(self.energy, np.array(worst))
+            new = new[np.isfinite(new).all(axis=(1, 2)) & (np.abs(new).max(axis=(1, 2)) < LARGEST)]
             new = new[np.linalg.eigvalsh(new)[:, 0] > 0] if len(new) else new
             if not len(new):
                 break

@@ -39,6 +39,7 @@ from ctrlgen.energies.spectral import down
 from ctrlgen.prove.claim import Deadline
 from ctrlgen.prove.decide import check_timeout
 
+LARGEST = 1e308  # rate
 MOST_CELLS = 200_000  # that are ever looked at
 CELLS = {1: 1024, 2: 128, 3: 32}  # along an axis, by dimension
 FEW = 8
@@ -192,7 +193,8 @@ def contraction_region(
     m = np.eye(d) if metric is None else positive_definite("metric", matrix_of(metric))
     if m.shape != (d, d):
         raise ValueError(f"metric must be ({d},) or ({d}, {d}); got one of {len(m)} dimensions.")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not np.isfinite(rate):
+    number = isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool)
+    if not number or not -LARGEST <= rate <= LARGEST:
         raise ValueError(f"rate must be a finite number; got {rate!r}.")
     cells = CELLS.get(d, FEW) if cells is None else cells
     whole = isinstance(cells, (int, np.integer)) and not isinstance(cells, bool)

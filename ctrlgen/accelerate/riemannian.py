@@ -32,6 +32,7 @@ import sympy as sp
 from ctrlgen.accelerate._bounds import Frame, Range, ends_of, holds, over_box
 from ctrlgen.accelerate._enclosures import of_matrix
 from ctrlgen.accelerate._hessians import exact_formula
+from ctrlgen.accelerate._steps import not_settled
 from ctrlgen.certify.build import check_domain, claims, settle
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.contraction import ABOVE, ContractionMetric, largest, tidy
@@ -325,7 +326,7 @@ class _Rate:
             if (bound is None or too_much > bound) and round_witness(self._claim(too_much), where) is not None:
                 above = float(too_much)
                 break
-        return proved, bound, above
+        return not_settled(proved), bound, above
 
     def _by_boxes(self, estimate: float, size: float, least: Any) -> tuple[Step, Any] | None:
         """The step of a rate above `least` that interval matrices over boxes prove, and that rate; on a Box."""

@@ -240,7 +240,7 @@ def _formula(energy: SymbolicEnergy | CallableEnergy, weight: float, epsilon: fl
 def formula_of(energy: Energy) -> tuple[Any, tuple] | None:
     """The energy's formula and its states, where the formula is the energy itself; floats are decimals."""
     if isinstance(energy, SymbolicEnergy):
-        return energy.field.formula(), energy.field.states
+        return None if energy.field.expr is None else (energy.field.expr, energy.field.states)
     if isinstance(energy, CallableEnergy):
         field = read(energy.function, energy.dim)
         return None if field.expr is None else (field.expr, field.states)

@@ -40,9 +40,13 @@ class SymbolicEnergy(Energy):
         """Bounds that hold on the whole space, from the formula (`ctrlgen.energies.formulas`)."""
         from ctrlgen.energies.formulas import formula_properties
 
+        if self.field.expr is None:
+            return Properties()
         return formula_properties(self.field.formula(), self.field.states)
 
     def symbolic(self, states: Any = None):
+        if self.field.expr is None:
+            raise TypeError(f"SymbolicEnergy of this function has no symbolic view: {self.field.why_no_formula}")
         if states is None:
             return self.field.outward(self.field.expr)
         new = symbols(states)

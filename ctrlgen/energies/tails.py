@@ -139,7 +139,7 @@ def _of_formula(energy: Energy) -> Tail | None:
         formula = sp.sympify(energy.symbolic(states))
         exact = {v: _rational(Fraction(float(v))) for v in formula.atoms(sp.Float)}  # or expansion would round
         poly = sp.Poly(formula.xreplace(exact), *states)
-    except (sp.PolynomialError, OverflowError, ValueError):
+    except (sp.PolynomialError, OverflowError, ValueError, TypeError):
         return None
     if not all(c.is_Rational for c in poly.coeffs()):
         return None

@@ -426,3 +426,46 @@ def test_the_fraction_of_the_limit_is_checked():
         optimal_metric(QUADRATIC).plant(1.0, fraction=1.0)
     with pytest.raises(ValueError, match="t must be finite and ≥ 0"):
         optimal_metric(QUADRATIC).kl(-1.0)
+
+
+# Found by a hunt ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["33/10", "1234567/1000"])
+def test_a_try_that_fails_refutes_no_metric(place):
+    # 1.25 ≤ E'' ≤ 5 everywhere, with a dip that no sample sees: M = 5 and λ = 1/4 are possible
+    energy = cg.SymbolicEnergy(f"x**2 - (3/2000000)/(1 + 1000000*(x - {place})**2)", ["x"])
+    assert cg.optimal_metric(energy).status is not Status.REFUTED
+    assert cg.optimal_metric(cg.SymbolicEnergy("x**4 + x**2", ["x"])).status is Status.REFUTED  # E'' is unbounded
+
+
+def test_a_rate_that_fails_refutes_no_other():
+    energy = cg.SymbolicEnergy("x**2 - (150/1000000)/(1 + 1000000*(x - 33/10)**2)", ["x"])  # E'' ≥ -73
+    verdict = cg.riemannian_rate(energy, ["1"], ["x"], 1.0)
+    assert verdict.status is not Status.REFUTED
+    assert verdict.rate is None or verdict.rate <= -70
+
+
+def test_complements_are_not_convex():
+    energy = cg.SymbolicEnergy("x**4 + x**2 + y**2 + x*y/2", ["x", "y"])
+    for domain in (~cg.Ball([0, 0], 1), cg.Box([-2, -2], [2, 2]) & ~cg.Ball([0, 0], 1)):
+        with pytest.raises(ValueError, match="no complement"):
+            cg.optimal_metric(energy, domain)
+
+
+def test_code_without_a_formula_is_not_a_crash():
+    energy = cg.SymbolicEnergy(lambda z: z[0] ** 2 + z[1] ** 2 + jnp.floor(z[0]), ["x", "y"])
+    with pytest.raises(TypeError, match="no symbolic view"):
+        energy.symbolic()
+    assert cg.optimal_metric(energy).status is not Status.PROVED
+    assert cg.optimal_friction(energy).status is Status.UNDECIDED
+    assert cg.invariance(energy, 0.7, skew=[[0, 1], [-1, 0]]).status is not Status.PROVED
+
+
+def test_bounds_that_the_hessian_contradicts():
+    for bounds in ({"m": 2.0}, {"L": 5.0}):
+        with pytest.raises(ValueError, match="must agree with what is established"):
+            cg.optimal_friction(cg.Quadratic(np.diag([1.0, 9.0])), **bounds)
+    assert cg.optimal_friction(cg.Quadratic(np.diag([1.0, 9.0])), m=1.0, L=9.0).status is Status.PROVED
+    with pytest.raises(ValueError, match="rate must be a finite number"):
+        cg.contraction_region(cg.Quadratic(np.eye(2)), cg.Box([-1, -1], [1, 1]), rate=10**400)
