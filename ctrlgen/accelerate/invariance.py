@@ -25,11 +25,10 @@ from ctrlgen.certify.build import claims, settle
 from ctrlgen.certify.constants import OWN_DERIVATIVES, other_gradient
 from ctrlgen.certify.existence import TEXT, gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.premise import missing, premise
-from ctrlgen.certify.regular import regular, smooth_by_form
+from ctrlgen.certify.regular import own_functions, regular, smooth_by_form
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive, positive_definite
 from ctrlgen.energies.base import Energy, default_states
-from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
 from ctrlgen.field import Field
 from ctrlgen.formula import rationalise, read_formula, real_states
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
@@ -244,7 +243,7 @@ def _smooth(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str]]:
     order = 1 if general else 2
     other = other_gradient(loop.energy)
     steps = [missing("particles follow -∇E", other)] if other else []
-    things: list[tuple[str, Any]] = [("E", f) for f in _functions(loop.energy, loop.states)]
+    things: list[tuple[str, Any]] = [("E", f) for f in own_functions(loop.energy, loop.states)]
     for name, table in (("M", loop.metric), ("J", loop.skew)):
         if table is None or table.constant:
             continue
@@ -259,16 +258,6 @@ def _smooth(loop: _Loop, deadline: Deadline) -> tuple[list[Step], list[str]]:
     ]
     smooth = "locally Lipschitz" if order == 1 else "twice differentiable"
     return steps, [f"{name} is {smooth}" for name in dict.fromkeys(unsure)]
-
-
-def _functions(energy: Energy, states: tuple[sp.Symbol, ...]) -> list[Any]:
-    """The user's own functions in an energy; all else here is smooth, but for the kinks of networks with relu."""
-    if isinstance(energy, SymbolicEnergy):
-        return [Field(energy, states)] if energy.field.expr is None else [[energy.symbolic(states)]]
-    if isinstance(energy, CallableEnergy) or not type(energy).__module__.startswith("ctrlgen."):
-        return [Field(energy.function if isinstance(energy, CallableEnergy) else energy.potential, states)]
-    inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
-    return [f for part in inside if isinstance(part, Energy) for f in _functions(part, states)]
 
 
 def _field(table: _Table, states: tuple[sp.Symbol, ...]) -> Field:

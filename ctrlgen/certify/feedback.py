@@ -17,8 +17,9 @@ import numpy as np
 import sympy as sp
 
 from ctrlgen.certify.constants import other_gradient
+from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.premise import missing, premise, shown_down
-from ctrlgen.certify.regular import regular, smooth_by_form
+from ctrlgen.certify.regular import own_functions, regular, smooth_by_form
 from ctrlgen.certify.saturated import Saturated, find_ellipsoid
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.energies.algebra import parted
@@ -152,7 +153,12 @@ def is_dissipative(feedback: DensityFeedback) -> bool:
 
 
 def dissipative(feedback: DensityFeedback, deadline: Deadline) -> FeedbackVerdict:
-    """The verdict that KL falls at least as fast as without the inputs, for every density."""
+    """The verdict that KL falls at least as fast as without the inputs, for every density.
+
+    Raises:
+        ValueError: the energy is known to have no Gibbs measure.
+    """
+    refuse_without_gibbs(feedback.energy)
     text = (
         f"under uⱼ = sat(-kⱼE_ρ[Lφⱼ]), dKL(ρ‖ρ*)/dt = -εI(ρ‖ρ*) - (1/ε)Σ|uⱼ||E_ρ[Lφⱼ]| ≤ -εI(ρ‖ρ*), ε = "
         f"{feedback.temperature!r}"
@@ -167,9 +173,12 @@ def dissipative(feedback: DensityFeedback, deadline: Deadline) -> FeedbackVerdic
     )  # fmt: skip
     if not is_dissipative(feedback):
         sign = missing("uⱼE_ρ[Lφⱼ] ≤ 0", "the parts of this feedback are not those of the dissipative law")
+    exists = gibbs_measure_exists(feedback.energy)
+    steps = [identity, sign, *([] if exists is None else [exists]), *_smooth(feedback, deadline)]
     return combine(
-        text, [identity, sign, *_smooth(feedback, deadline)], kind=FeedbackVerdict, deadline=deadline,
+        text, steps, kind=FeedbackVerdict, deadline=deadline,
         assumptions=(
+            *(["the Gibbs measure exists: exp(-E/ε) is integrable"] if exists is None else []),
             "the density is smooth enough to integrate by parts, and commands are continuous in time",
             "the loop does not explode: E + Σuⱼφⱼ confines while it is commanded",
             "the loop in the continuum: what cells, step and the number of particles change is not part of the claim",
@@ -184,6 +193,7 @@ def _smooth(feedback: DensityFeedback, deadline: Deadline) -> list[Step]:
     if parted(feedback.energy).sets:
         what = "no mass flows through the walls of the energy"
         steps.append(missing(what, "E_ρ[Lφⱼ] misses what the inputs push against its walls, a term ε∮ρ∂φⱼ"))
+    steps += regular([("E", f, 1) for f in own_functions(feedback.energy, states)], states, None, "auto", deadline)
     for j, phi in enumerate(feedback.inputs):
         function = Field(phi.function if isinstance(phi, CallableEnergy) else phi, states)
         steps += regular([(f"φ{j + 1}", function, 2)], states, None, "auto", deadline)

@@ -19,6 +19,8 @@ from ctrlgen.certify.build import claims, settle
 from ctrlgen.certify.verdict import Step
 from ctrlgen.continuity import Condition, JumpError, conditions
 from ctrlgen.domain import Domain
+from ctrlgen.energies.base import Energy
+from ctrlgen.energies.symbolic import CallableEnergy, SymbolicEnergy
 from ctrlgen.field import Field, VectorField, traced
 from ctrlgen.formula import entries_of, read_formula
 from ctrlgen.prove.claim import Claim, Deadline, Outcome, Status
@@ -158,6 +160,16 @@ def smooth_by_form(thing: Field) -> str:
         return f"it cannot be traced: {error}"
     found = sorted(_primitives(closed.jaxpr) - ENTIRE)
     return f"it holds {', '.join(found)}, and was not shown to be smooth" if found else ""
+
+
+def own_functions(energy: Energy, states: tuple[sp.Symbol, ...]) -> list[Any]:
+    """The user's own functions in an energy; all else here is smooth, but for the kinks of networks with relu."""
+    if isinstance(energy, SymbolicEnergy):
+        return [Field(energy, states)] if energy.field.expr is None else [[energy.symbolic(states)]]
+    if isinstance(energy, CallableEnergy) or not type(energy).__module__.startswith("ctrlgen."):
+        return [Field(energy.function if isinstance(energy, CallableEnergy) else energy.potential, states)]
+    inside = [part for value in vars(energy).values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [f for part in inside if isinstance(part, Energy) for f in own_functions(part, states)]
 
 
 def casts(function: Callable, dim: int) -> bool:

@@ -101,7 +101,10 @@ def density_feedback(
         )
     if law == "dissipative":
         images = tuple(Generated(energy, f, modes.temperature) for f in phi)
-        gains = np.asarray(limits, dtype=np.float64) / modes.spread(images)
+        size = modes.spread(images)
+        if (flat := np.flatnonzero(~(size > 1e-12))).size:
+            raise ValueError(f"inputs[{flat[0]}] must not have a constant Lφ, whose mean says nothing of the density.")
+        gains = np.asarray(limits, dtype=np.float64) / size
         design = Design(law, modes, np.diag(gains), phi, np.zeros((0, 0)), np.zeros(0), held)
         observable = Scaled(images, gains)
     else:

@@ -193,3 +193,25 @@ class TestDissipative:
         assert not is_dissipative(block)
         assert block.verify().status is Status.UNDECIDED
         assert cg.KLLyapunov(WELLS, 0.2).verify(cg.ClosedLoop(GRID, block)).status is Status.UNDECIDED
+
+    @pytest.mark.parametrize("jump", ["x**2/2 + sign(x)", lambda v: v[0] ** 2 / 2 + jnp.where(v[0] > 0, 1.0, 0.0)])
+    def test_an_energy_that_jumps_has_a_term_that_the_law_misses(self, jump):
+        line = cg.FokkerPlanckGrid([(-4, 4)], (60,), 0.5)
+        energy = cg.SymbolicEnergy(jump, ["x"])
+        block = cg.interop.density_feedback(energy, line, ["x"], order=2, law="dissipative")
+        assert block.verify().status is Status.UNDECIDED
+
+    def test_the_gibbs_measure_is_shown_assumed_or_refused(self):
+        line = cg.FokkerPlanckGrid([(-4, 4)], (60,), 0.5)
+
+        def verdict(energy):
+            return cg.interop.density_feedback(energy, line, ["x1"], order=2, law="dissipative").verify()
+
+        shown = verdict(cg.Quadratic([[1.0]]))
+        assert any("Gibbs measure exists" in step.claim.text for step in shown.steps)
+        heavy = verdict(cg.CallableEnergy(lambda v: 2 * jnp.log(1 + v[0] ** 2), 1))
+        assert any("Gibbs measure exists" in a for a in heavy.assumptions)
+        with pytest.raises(ValueError, match="Gibbs"):
+            verdict(cg.SymbolicEnergy("-x1**2/2", ["x1"]))
+        with pytest.raises(ValueError, match="constant Lφ"):
+            verdict(cg.SymbolicEnergy("x1", ["x1"]))
