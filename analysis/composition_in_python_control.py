@@ -10,16 +10,20 @@ from python-control into ClosedLoop.
 Run: python analysis/composition_in_python_control.py --seed 0 [--quick] [--out figures]
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 import control as ct
 import numpy as np
 
 import ctrlgen as cg
 
+CLAIMS = {
+    "composition": "ct.interconnect of two trained energies, a gain each, is the closed loop of w1*E1 + w2*E2.",
+    "poles": "At every well the poles of ct.linearize are minus the eigenvalues of the Hessian, to rounding.",
+    "step": "A small step response of the nonlinear diagram is that of the linearization.",
+    "reverse": "A python-control plant and integral controller inside ClosedLoop move as in ct.interconnect.",
+}
 WEIGHTS = (1.0, 0.5)
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 HALF = 3.7  # of the window that is drawn
@@ -106,7 +110,7 @@ def the_other_way(energy, starts, duration):
     return float(np.abs(ours - np.array(ends)).max())
 
 
-def draw(exact, energy, theirs, found, response, path):
+def draw(exact, energy, theirs, wells, response):
     """python-control's phase plane of the composed loop; its paths on the energy; the step responses."""
     axes = cg.plot.figure(1, 3, (4.6, 4.2)).ravel()
     window = [-HALF, HALF, -HALF, HALF]
@@ -115,12 +119,12 @@ def draw(exact, energy, theirs, found, response, path):
         plot_separatrices=False, plot_equilpoints=True, gridspec=[9, 9], suppress_warnings=True,
     )  # fmt: skip
     axes[0].set(title="ct.phase_plane_plot of the composed loop", xlabel="x[0]", ylabel="x[1]")
-    low = float(np.min(energy(np.array(found))))
+    low = float(np.min(energy(np.array(wells))))
     cg.plot.energy(energy, axes[1], bounds=[[-HALF, -HALF], [HALF, HALF]], levels=np.linspace(low, low + 20, 25))
     for path_of_one in theirs:
         axes[1].plot(*path_of_one.T, color=cg.plot.BLUE, lw=0.9)
         axes[1].plot(*path_of_one[0], ".", color=cg.plot.BLUE, markersize=3)
-    axes[1].plot(*np.array(found).T, "o", color=cg.plot.RED, markersize=5, label="wells")
+    axes[1].plot(*np.array(wells).T, "o", color=cg.plot.RED, markersize=5, label="wells")
     axes[1].set_title("ct.interconnect: two energies, a gain each")
     axes[1].set(xlim=window[:2], ylim=window[2:])
     axes[1].legend(loc="upper right")
@@ -131,16 +135,10 @@ def draw(exact, energy, theirs, found, response, path):
     axes[2].set(title="a step of v[0] at a well", xlabel="time", ylabel="displacement / step")
     axes[2].legend(frameon=False, fontsize="small")
     axes[2].grid(True, alpha=0.25)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    axes[0].figure.savefig(path, dpi=130)
+    return axes[0].figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    options = parser.parse_args()
+def analyse(options, found):
     first, second = cg.load_energy("two_moons"), cg.load_energy("rings")
     whole = WEIGHTS[0] * first + WEIGHTS[1] * second
     wired = diagram(first, second)
@@ -154,29 +152,39 @@ def main():
         f"{len(starts)} trajectories to t = {duration:g}: the interconnection and w1*E1 + w2*E2 are at most "
         f"{apart:.1e} apart (both integrated to 1e-10; {slow:.1f} s and {fast:.1f} s)"
     )
-    found, lost = wells(exact, whole, theirs[:, -1])
+    places, lost = wells(exact, whole, theirs[:, -1])
     if lost:
         print(f"ct.find_operating_point finds nothing from {lost} of the {len(starts)} ends (its root finder stalls)")
     worst, rough = 0.0, 0.0
-    for well in found:
+    for well in places:
         expected, errors = poles_at(wired, exact, whole, well)
         worst, rough = max(worst, errors[0]), max(rough, errors[1])
         print(
             f"well {np.array2string(well, precision=4)}: poles {np.array2string(expected, precision=6)}; relative "
             f"error {errors[0]:.1e} by autodiff, {errors[1]:.1e} by finite differences"
         )
-    response = step_responses(wired, exact, found[0])
+    response = step_responses(wired, exact, places[0])
     print(f"step of {STEP:g} at a well: nonlinear diagram and ct.step_response differ by {response[3]:.1e}, relatively")
     other = the_other_way(first, starts, 2.0)
     print(f"python-control plant and integral controller inside ClosedLoop, against ct.interconnect: {other:.1e} apart")
-    draw(exact, whole, theirs, found, response, options.out / "composition_in_python_control.png")
-    good = apart < 1e-6 and bool(found) and worst < 1e-12 and response[3] < 1e-2 and other < 1e-6
-    print(
-        f"\nct.interconnect of two energies, a gain each, is w1*E1 + w2*E2 to {apart:.1e}; {len(found)} wells, whose "
-        f"poles are -eig ∇²E to {worst:.1e} (finite differences: {rough:.1e}). Holds: {good}"
+    found.claim(
+        "composition", apart < 1e-6, method="both integrated to 1e-10",
+        numbers={"trajectories": len(starts), "largest distance": apart, "seconds, ct and ctrlgen": [slow, fast]},
+    )  # fmt: skip
+    found.claim(
+        "poles", bool(places) and worst < 1e-12, method="automatic differentiation, at ct.find_operating_point",
+        numbers={"wells": len(places), "relative error": worst, "by finite differences": rough},
+    )  # fmt: skip
+    found.claim("step", response[3] < 1e-2, method="ct.step_response", numbers={"relative difference": response[3]})
+    found.claim("reverse", other < 1e-6, method="both integrated to 1e-10", numbers={"largest distance": other})
+    found.figure(
+        draw(exact, whole, theirs, places, response),
+        "The composed loop in python-control's phase plane; paths of its diagram on the composed energy; a small step "
+        "of the command at a well, linear and nonlinear.",
+        dpi=130,
     )
-    return 0 if good else 1
+    return f"The diagram of two energies is their sum to {apart:.1e}; its poles are -eig ∇²E to {worst:.1e}."
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cg.report.script(__file__, analyse))

@@ -90,6 +90,7 @@ _MODULES = {
     "interop": "interop",
     "measure": "measure",
     "plot": "plot",
+    "report": "report",
     "stopping": "certify.stopping",
 }
 
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from ctrlgen import interop as interop
     from ctrlgen import measure as measure
     from ctrlgen import plot as plot
+    from ctrlgen import report as report
     from ctrlgen.accelerate.friction import optimal_friction as optimal_friction
     from ctrlgen.accelerate.invariance import invariance as invariance
     from ctrlgen.accelerate.metric import optimal_metric as optimal_metric

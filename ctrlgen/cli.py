@@ -119,6 +119,35 @@ def simulate(model: str, n: int, out: str, seed: int, duration: float | None, pr
 
 
 @main.command()
+@click.option("--quick", is_flag=True, help="Smaller numbers of everything: a few minutes instead of an hour.")
+@click.option(
+    "--out", default="report", show_default=True, type=click.Path(file_okay=False), help="Folder to write to."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--only", multiple=True, metavar="NAME", help="Run this analysis alone, and keep the others' results.")
+@click.option("--jobs", type=click.IntRange(1), help="How many analyses run side by side [default: 2].")
+@click.option("--list", "listed", is_flag=True, help="List the analyses and their claims, and run nothing.")
+@_quiet
+def report(progress: bool | None, listed: bool, **options: Any) -> None:
+    """Run every analysis and write one page of what was found: claims, verdicts, figures.
+
+    Python: ctrlgen.report.run_report(...)
+    """
+    from ctrlgen.report import find_scripts, run_report
+
+    if listed:
+        for analysis in find_scripts():
+            click.echo(f"{analysis.name}: {analysis.question}")
+            click.echo("\n".join(f"  {statement}" for statement in analysis.claims.values()))
+        return
+    shown = _shown(progress)
+    made = run_report(progress=shown, say=None if shown else click.echo, **options)
+    click.echo(made)
+    if not made.holds:
+        raise SystemExit(130 if made.interrupted else 1)
+
+
+@main.command()
 @click.argument("model", required=False)
 def models(model: str | None) -> None:
     """List the models, or show the card of MODEL.

@@ -44,7 +44,7 @@ LINES = [
     {"quality", "recipes"},
     {"interop"},
     {"plot"},
-    {"demo", "jobs"},
+    {"demo", "jobs", "report"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LINES) for name in names}
