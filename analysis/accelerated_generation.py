@@ -19,10 +19,10 @@ from scipy.linalg import solve_discrete_lyapunov
 import ctrlgen as cg
 
 CLAIMS = {
-    "certificates": "The rates of metric, low-rank metric, skew drift and friction on the quadratic are proved.",
-    "optimal": "The optimal metric has condition number 1 instead of 1000, the optimal skew drift the rate tr(S)/d; to rounding.",
-    "quadratic": "Metric, low-rank metric and momentum each save half of the steps on it or more.",
-    "skew": "A skew drift saves steps too, but far fewer than its rate promises, for it oscillates.",
+    "quadratic": "On a quadratic of condition 1000 metric, low-rank metric and momentum each save half of the steps.",
+    "certificates": "Rates are proved of a metric, a low-rank metric, a skew drift and a friction on that quadratic.",
+    "optimal": "The optimal metric makes its condition number 1, the optimal skew drift its rate tr(S)/d, to rounding.",
+    "skew": "A skew drift saves steps there too, but far fewer than its rate promises, for it oscillates.",
     "curved": "On a banana and a funnel Metropolis steps in a metric of the state arrive, in fewer steps than ULA.",
     "coupled": "No pair of coupled trajectories contracts slower than the certified rate of the metric.",
     "region": "The loop of the trained two_moons energy contracts on the cells that are drawn.",

@@ -17,10 +17,10 @@ import ctrlgen as cg
 CLAIMS = {
     "grid": "On a grid, Riccati feedback brings KL of a double well below 1e-3 a hundred times sooner or more.",
     "invariant": "The command vanishes and the Gibbs measure stays: W₂ to exact samples is that of two exact samples.",
-    "particles": "The same controller accelerates particles at least fifty times, down to the KL of exact samples.",
+    "particles": "The grid's controller brings particles to the KL of exact samples fifty times sooner or more.",
     "dissipative": "Under the dissipative law KL falls from every density, at least as in the open loop.",
-    "riccati": "On four slow modes V of the saturated Riccati loop falls exponentially from this start.",
-    "barrier": "The factor grows with the barrier: above a thousand where it is ten temperatures high.",
+    "riccati": "On four slow modes V of the saturated Riccati loop falls exponentially from that start.",
+    "barrier": "What feedback saves grows with the barrier: above a thousandfold at ten temperatures.",
     "trained": "Slow eigenfunctions as inputs accelerate the trained two_moons energy tenfold or more.",
 }
 WELLS = cg.SymbolicEnergy("(x**2 - 1)**2 + y**2/2", ["x", "y"])

@@ -15,10 +15,10 @@ import ctrlgen as cg
 
 CLAIMS = {
     "exists": "Every shipped energy has a Gibbs measure.",
-    "decay": "Along the loop of every one V̇ = -εI ≤ 0 in continuous time.",
-    "rate": "In the plane V falls at a measured rate, above its error; none that is useful is proved.",
-    "contraction": "In no constant metric does a loop of theirs contract on all of the box that holds its data.",
-    "flow": "No flow without noise keeps their Gibbs measures: it has no Lyapunov certificate.",
+    "decay": "Along the loop of every shipped energy V̇ = -εI ≤ 0 in continuous time.",
+    "rate": "V of the shipped planar energies falls at a measured rate, above its error; no useful one is proved.",
+    "contraction": "In no constant metric does the loop of a shipped energy contract on all of the box of its data.",
+    "flow": "No flow without noise keeps the Gibbs measure of a shipped energy: it has no Lyapunov certificate.",
 }
 PROVED, REFUTED = cg.Status.PROVED, cg.Status.REFUTED
 

@@ -38,6 +38,7 @@ code { background: var(--pale); font-size: .9em; padding: 0 .2em; } pre code { b
 details { margin: .5rem 0; } summary { cursor: pointer; color: var(--blue); }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; }
+th { padding-top: 1.1rem; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .3rem 1rem; } body { padding: .7rem; } }
 @media print { details { display: none; } section { break-inside: avoid; } }
 """
@@ -82,8 +83,8 @@ def _head(results: list[dict[str, Any]], quick: bool) -> str:
     broken = [r for r in results if r["status"] != "finished"]
     said = f"{len(claims) - len(bad)} of {len(claims)} claims hold, from {len(results)} analyses."
     if bad or broken:
-        said += f" <strong>{len(bad)} do not hold or were not reached"
-        said += f"; {len(broken)} analyses did not come to their end.</strong>" if broken else ".</strong>"
+        said += f" <strong>Failing or not reached: {len(bad)}."
+        said += f" Analyses that did not come to their end: {len(broken)}.</strong>" if broken else "</strong>"
     mode = " Short version (--quick): fewer particles, coarser grids." if quick else ""
     meaning = "".join(f"<dt>{_badge(name)}</dt><dd>{_text(text)}</dd>" for name, text in MEANING)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -95,14 +96,14 @@ def _head(results: list[dict[str, Any]], quick: bool) -> str:
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    rows = [
-        f'<tr><td>{_badges(c)}</td><td><a href="#{_text(r["name"])}">{_text(c["statement"])}</a></td></tr>'
-        for r in results
-        for c in sorted(r["claims"], key=lambda c: c["holds"])
-    ]
-    return (
-        f"<div class=table><table><thead><tr><th>verdict</th><th>claim</th></tr></thead>{''.join(rows)}</table></div>"
-    )
+    rows = []
+    for r in results:
+        rows.append(f'<tr><th colspan=2><a href="#{_text(r["name"])}">{_text(r["question"])}</a></th></tr>')
+        rows += [
+            f"<tr><td>{_badges(c)}</td><td>{_text(c['statement'])}</td></tr>"
+            for c in sorted(r["claims"], key=lambda c: c["holds"])
+        ]
+    return f"<div class=table><table>{''.join(rows)}</table></div>"
 
 
 def _section(result: dict[str, Any], folder: Path) -> str:

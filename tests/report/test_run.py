@@ -112,7 +112,7 @@ def test_a_failing_claim_is_marked_at_the_top(tmp_path):
     write(tmp_path, "wrong", last="False")
     report = run_report(tmp_path / "out", folder=tmp_path)
     text = report.path.read_text()
-    assert "<strong>1 do not hold" in text
+    assert "<strong>Failing or not reached: 1." in text
     assert text.index("FAILS</span><span class='badge SAMPLED'>") < text.index('href="#ok"')
     assert re.search(r'<section id="wrong" class=bad>', text)
     assert re.search(r'<section id="ok"><h2>', text)
