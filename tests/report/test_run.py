@@ -164,7 +164,18 @@ def test_an_interruption_keeps_what_there_is(tmp_path):
     assert {r["name"]: r["status"] for r in report.results} == {"a_quick": "finished", "b_slow": "interrupted"}
     slow = json.loads((out / "b_slow.json").read_text())
     assert [c["status"] for c in slow["claims"]] == ["SAMPLED", "NOT REACHED"]
+    assert "looking at" in slow["printed"]  # it was given the time to write its own end
     assert "b_slow" in report.path.read_text()
+
+
+def test_what_still_runs_elsewhere_is_not_told(tmp_path):
+    write(tmp_path, "a")
+    write(tmp_path, "b")
+    out = tmp_path / "out"
+    assert len(run_report(out, folder=tmp_path).results) == 2
+    stored = json.loads((out / "b.json").read_text())
+    (out / "b.json").write_text(json.dumps(stored | {"status": "running"}))
+    assert [r["name"] for r in run_report(out, folder=tmp_path, only=["a"]).results] == ["a"]
 
 
 def test_a_missing_figure_is_told(tmp_path):
