@@ -9,24 +9,29 @@ energies whose barriers the loop crosses; deep wells show where it goes blind. F
 Run: python analysis/stopping_calibration.py --seed 0 [--quick] [--out figures]
 """
 
-import argparse
 import math
 import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # thousands of small products: threads would wait more than work
 import numpy as np
 from scipy import sparse
 from scipy.special import expit
-from scipy.stats import binomtest
+from scipy.stats import binomtest, poisson
 
 import ctrlgen as cg
 
+CLAIMS = {
+    "certified": "Wherever a certified rule stops (APriori, DissipationBelow, KLBelow), KL ≤ δ for the exact law.",
+    "stein": "SteinResidual, which certifies nothing, is right in 95 % of its stops where barriers are crossed.",
+    "blind": "From one of two wells 8 ε deep, SteinResidual and FreeEnergyPlateau stop while KL > δ; KLBelow does not.",
+    "late": "In the median, rules that measure stop within twice the first time with KL ≤ δ; plans in advance do not.",
+    "truth": "The laws that judge are right: KL to 1e-6 nats for Euler's scheme, to 1e-3 near δ in continuous time.",
+}
 DELTA, PARTICLES = 0.05, 4096
 S = cg.stopping
 KL, STEIN, PLATEAU = "KLBelow, particles", "SteinResidual", "FreeEnergyPlateau"
@@ -36,7 +41,7 @@ SAMPLED = {"DissipationBelow, particles": S.DissipationBelow(DELTA), KL: S.KLBel
 STATISTICAL = {STEIN: S.SteinResidual(), PLATEAU: S.FreeEnergyPlateau()}
 CERTIFIED = [*APRIORI, *EXACT, *SAMPLED]
 RULES = [*CERTIFIED, *STATISTICAL]
-WELL = ((-3.0, 3.0),)
+WELL, DEEP = ((-3.0, 3.0),), 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +54,7 @@ class Problem:
     start: cg.Gaussian
     step: float
     duration: float
-    box: tuple = ()
-
-    @property
-    def quadratic(self):
-        return isinstance(self.energy, cg.Quadratic)
+    box: tuple = ()  # none for quadratic energies
 
 
 class Stop(NamedTuple):
@@ -66,26 +67,34 @@ class Stop(NamedTuple):
 
 
 class Tally:
-    """What came of all runs of a rule, or of those on one problem."""
+    """What came of all runs of a rule, or of several, or of those on one problem."""
 
-    def __init__(self, stops, rule, problem=None):
-        rows = [s for s in stops if s.rule == rule and problem in (None, s.problem)]
-        self.runs, self.kl = len(rows), np.array([s.kl for s in rows if s.kl is not None])
+    def __init__(self, stops, rules, problem=None):
+        rules = (rules,) if isinstance(rules, str) else rules
+        rows = [s for s in stops if s.rule in rules and problem in (None, s.problem)]
+        kl = [s.kl for s in rows if s.kl is not None]
         self.late = np.array([s.late for s in rows if s.kl is not None and s.kl <= DELTA])
-        self.right, self.of = len(self.late), len(self.kl)
+        self.runs, self.of, self.right = len(rows), len(kl), len(self.late)
+        self.worst, self.typical = (max(kl), float(np.median(kl))) if kl else (math.nan, math.nan)  # KL at the stops
+
+    def lateness(self, percent=50):
+        """A percentile over the right stops; NaN where there is none."""
+        return float(np.percentile(self.late, percent)) if self.right else math.nan
 
     @property
-    def sure(self):
-        """The lower 95 % confidence bound of the share of right stops (Clopper and Pearson)."""
-        return binomtest(self.right, self.of, alternative="greater").proportion_ci(0.95).low
+    def share(self):
+        """How many stops are right, with the lower 95 % confidence bound of their share (Clopper and Pearson)."""
+        sure = binomtest(self.right, max(1, self.of), alternative="greater").proportion_ci(0.95).low
+        return f"{self.right} of {self.of}, 95 % sure of {sure:.1%}"
 
     def __str__(self):
-        if self.runs == 0:
-            return "-"
-        return f"{self.right}/{self.of} of {self.runs}" + (f", x{np.median(self.late):.2f}" if self.right else "")
+        late = f", x{self.lateness():.2f}" if self.right else ""
+        return f"{self.right}/{self.of} of {self.runs}{late}" if self.runs else "-"
 
 
 def problems():
+    """Those of which every rule is asked; the short version takes the first six."""
+
     def at(mean, variance):
         return cg.Gaussian(mean, variance * np.eye(len(mean)))
 
@@ -96,11 +105,11 @@ def problems():
         Problem("quadratic, condition 1", cg.Quadratic(plane), 1.0, at([3, 1], 0.3), 0.1, 12),
         Problem("quadratic, condition 10", cg.Quadratic(np.diag([1.0, 10.0])), 1.0, at([3, 1], 0.3), 0.01, 12),
         Problem("quadratic, condition 100", cg.Quadratic(np.diag([0.1, 10.0])), 1.0, at([3, 1], 0.3), 0.02, 120),
-        Problem("quadratic, 10-D", cg.Quadratic(np.diag(ten)), 0.5, at(np.ones(10), 0.2), 0.01, 12),
-        Problem("two Gaussians", pair, 1.0, at([2.5], 0.3), 0.1, 30, ((-8.0, 8.0),)),
         Problem("quadratic + sine", cg.Quadratic(line) + sine, 1.0, at([2.5], 0.3), 0.05, 15, ((-7.0, 7.0),)),
         Problem("double well, 1-D", cg.DoubleWell(1), 1.0, at([1], 0.05), 0.01, 12, WELL),
         Problem("double well, 2-D", cg.DoubleWell(2), 1.0, at([1, 1], 0.05), 0.02, 15, (*WELL, (-5.0, 5.0))),
+        Problem("quadratic, 10-D", cg.Quadratic(np.diag(ten)), 0.5, at(np.ones(10), 0.2), 0.01, 12),
+        Problem("two Gaussians", pair, 1.0, at([2.5], 0.3), 0.1, 30, ((-8.0, 8.0),)),
         Problem("ring", cg.Ring(1.5, 2.0), 1.0, at([1.5, 0], 0.05), 0.02, 25, ((-4.0, 4.0), (-4.0, 4.0))),
         Problem("banana", cg.Banana(1.0, 0.5), 1.0, at([1, 1], 0.1), 0.05, 15, ((-4.5, 4.5), (-5.0, 11.0))),
     ]
@@ -198,7 +207,10 @@ class Kernel(Grid):
 
 
 class Jumps(Grid):
-    """The law in continuous time: jumps to neighbours at rates 2(ε/Δ²)/(1 + exp(ΔE/ε)), right to second order in Δ."""
+    """The law in continuous time: jumps to neighbours at rates 2(ε/Δ²)/(1 + exp(ΔE/ε)), right to second order in Δ.
+
+    A unit of time is a Poisson number of steps of one chain that jumps, or stays, at a common rate (uniformization).
+    """
 
     def __init__(self, problem):
         dim = len(problem.box)
@@ -211,16 +223,23 @@ class Jumps(Grid):
             pairs = np.concatenate([high, low]), np.concatenate([low, high])
             rate = 2 * problem.temperature / (a[1] - a[0]) ** 2 * expit(np.concatenate([-rise, rise]))
             rates += sparse.csr_matrix((rate, pairs), shape=rates.shape)
-        self.generator = (rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel())) * self.unit
+        leaving = np.asarray(rates.sum(axis=0)).ravel()
+        most = leaving.max()
+        self.chain = (rates / most + sparse.diags(1 - leaving / most)).tocsr()
+        mean = most * self.unit
+        self.share = poisson.pmf(np.arange(int(poisson.isf(1e-16, mean)) + 2), mean)
 
     def advance(self):
-        self.law = sparse.linalg.expm_multiply(self.generator, self.law, traceA=self.generator.trace())
+        moved, self.law = self.law, self.share[0] * self.law
+        for share in self.share[1:]:
+            moved = self.chain @ moved
+            self.law += share * moved
 
 
 @cache
 def truth(problem, step, stride=1):
     """The law of the chain of that step; in continuous time where it is 0."""
-    if problem.quadratic:
+    if not problem.box:
         return Modes(problem, step)
     return Jumps(problem) if step == 0 else Kernel(problem, step, stride)
 
@@ -232,7 +251,7 @@ def check_truth(rows):
     modes, kernel, jumps = Modes(known, 0.1), Kernel(known, 0.1), Jumps(known)
     off = [abs(kernel.at(k) - modes.kl(0.1 * k)) for k in range(200)]
     for p in rows:
-        if not p.quadratic:
+        if p.box:
             coarse = Kernel(p, p.step, fraction=0.9)
             off += [abs(coarse.at(k) - truth(p, p.step).at(k)) for k in range(1, 60)]
     variance = np.linalg.eigvalsh((kernel.points * kernel.law[:, None]).T @ kernel.points)
@@ -279,7 +298,7 @@ def runs(problem, rules, plant, law, seed, record=2):
 def exact(problem):
     """On moments, or on a grid."""
     plant = cg.GaussianPlant(problem.temperature)
-    if not problem.quadratic:
+    if problem.box:
         shape = (200,) if problem.energy.dim == 1 else (80, 80)
         plant = cg.FokkerPlanckGrid(problem.box, shape, problem.temperature)
     yield from runs(problem, EXACT, plant, truth(problem, 0), 0, record=101)
@@ -316,62 +335,83 @@ def tables(rows, stops, deep, loose):
     print(f"right/stops of runs, median lateness\n{'':26s}" + "".join(f"{rule:>29s}" for rule in RULES))
     for name in dict.fromkeys(p.name for p in rows):
         print(f"{name:26s}" + "".join(f"{Tally(stops, rule, name)!s:>29s}" for rule in RULES))
-    print(f"\n{'':28s} {'right':>9s} {'95 % sure of':>13s} {'lateness: median (5-95 %)':>26s} {'worst KL':>9s}")
+    print(f"\n{'':28s} {'right':>30s} {'lateness: median (5-95 %)':>26s} {'worst KL':>9s}")
     for rule in RULES:
         t = Tally(stops, rule)
-        low, middle, high = np.percentile(t.late, [5, 50, 95])
-        late = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        print(f"{rule:28s} {f'{t.right}/{t.of}':>9s} {100 * t.sure:11.1f} % {late:>26s} {t.kl.max():9.4f}")
+        late = f"{t.lateness():.2f} ({t.lateness(5):.2f}-{t.lateness(95):.2f})"
+        print(f"{rule:28s} {t.share:>30s} {late:>26s} {t.worst:9.4f}")
     print("\nfrom one of two wells: stops of runs, and the median of the true KL there")
     for rule in (*STATISTICAL, KL):
         found = [(b, Tally(deep, rule, b)) for b in dict.fromkeys(s.problem for s in deep)]
-        cells = [f"{b:g} ε: {t.of}/{t.runs}" + (f" at {np.median(t.kl):.3f}" if t.of else "") for b, t in found]
+        cells = [f"{b:g} ε: {t.of}/{t.runs}" + (f" at {t.typical:.3f}" if t.of else "") for b, t in found]
         print(f"{rule:28s} " + ", ".join(cells))
     print("\nEuler steps needed: published, sharp, best | the theorems' floors over the true KL at rest")
     for name, ((published, sharp, best), floors) in loose.items():
         print(f"{name:26s} {published:>9d} {sharp:>8d} {best:>4d} | {floors[0]:.1e}, {floors[1]:.1e}")
 
 
-def draw(stops, deep, path):
-    left, right = cg.plot.figure(1, 2, (5.4, 4.2))[0]
-    p = cg.plot
-    every = (p.BLUE, p.SKY, p.GREEN, p.BLACK, p.GREEN, p.BLACK, p.ORANGE, p.RED)
-    colours = dict(zip(RULES, every, strict=True))
-    for y, rule in enumerate(reversed(RULES)):
-        t, colour = Tally(stops, rule), colours[rule]
+def draw(stops, deep):
+    """How late every rule stops, and what KL is where it stops in deep wells."""
+    left, right = cg.plot.figure(1, 2, (3.7, 3.4), gridspec_kw={"width_ratios": [1.25, 1]})[0]
+    p, tally = cg.plot, {rule: Tally(stops, rule) for rule in reversed(RULES)}
+    colours = dict(zip(RULES, (p.BLUE, p.SKY, *2 * (p.GREEN, p.BLACK), p.ORANGE, p.RED), strict=True))
+    for y, (rule, t) in enumerate(tally.items()):
         jitter = np.random.default_rng(0).uniform(-0.28, 0.28, t.right)
-        left.plot(t.late, y + jitter, "o", markersize=3.5, alpha=0.35, markeredgewidth=0, color=colour)
-        left.plot(np.median(t.late), y, "D", markersize=8, color=colour, markeredgecolor="white")
-        left.text(24, y, f"{t.right}/{t.of} right", ha="right", va="center", fontsize="small")
+        left.plot(t.late, y + jitter, "o", markersize=3, alpha=0.35, markeredgewidth=0, color=colours[rule])
+        left.plot(t.lateness(), y, "D", markersize=6, color=colours[rule], markeredgecolor="white")
     left.axvline(1, color="0.5", linewidth=1)
-    left.set(xscale="log", xlim=(0.9, 26), yticks=range(len(RULES)), yticklabels=RULES[::-1],
-             xlabel="time at the stop / first time with KL ≤ δ", title=f"How late, δ = {DELTA:g} nats")  # fmt: skip
+    left.set(xscale="log", xlim=(0.9, 14), xlabel="time at the stop / first time with KL ≤ δ")
+    left.set_yticks(range(len(RULES)), [f"{rule}\n{t.right} of {t.of} right" for rule, t in tally.items()])
     left.set_xticks([1, 2, 3, 5, 10], ["1", "2", "3", "5", "10"])
     left.set_xticks([], minor=True)
     for rule, mark, shift in ((STEIN, "o", 0), (PLATEAU, "x", -0.12), (KL, "s", 0.12)):
         found = [(s.problem + shift, s.kl) for s in deep if s.rule == rule and s.kl is not None]
-        right.plot(*np.array(found).T, mark, color=colours[rule], label=rule, fillstyle="none")
+        right.plot(*np.array(found).reshape(-1, 2).T, mark, color=colours[rule], label=rule, fillstyle="none")
     for level, name in ((DELTA, "δ"), (math.log(2), "log 2: the other well is empty")):
         right.axhline(level, color="0.5", linewidth=1, linestyle="--")
-        right.text(0.9, 1.1 * level, name, fontsize="small")
-    right.set(yscale="log", ylim=(None, 1.5), xlabel="barrier / ε", ylabel="true KL at the stop [nats]",
-              title="Double wells, started in one well")  # fmt: skip
-    right.legend(frameon=False, fontsize="small", loc="lower right")
+        right.text(0.8, 1.1 * level, name)
+    right.set(yscale="log", ylim=(None, 1.5), xlabel="barrier / ε", ylabel="true KL at the stop [nats]")
+    right.legend(frameon=False, loc="lower right")
     for ax in (left, right):
         ax.grid(True, alpha=0.25)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left.figure.savefig(path, dpi=150)
+    return left.figure
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    options = parser.parse_args()
-    many, few, count, barriers = (2, 1, 8, (1, 3, 8)) if options.quick else (20, 4, 50, (1, 2, 3, 4, 6, 8))
+def answer(found, stops, deep, loose):
+    """The claims about rules, and what they come to in a sentence."""
+    every, tally = Tally([*stops, *deep], CERTIFIED), {rule: Tally(stops, rule) for rule in RULES}
+    stein, law = tally[STEIN], "every stop against the exact law"
+    found.claim("certified", every.right == every.of > 0, method=law, numbers={
+        "all: right": every.share, **{f"{rule}: right": tally[rule].share for rule in CERTIFIED},
+    })  # fmt: skip
+    found.claim("stein", stein.right >= 0.95 * stein.of > 0, method=law, numbers={
+        f"{rule}: right": tally[rule].share for rule in STATISTICAL
+    })  # fmt: skip
+    blind, kept = {rule: Tally(deep, rule, DEEP) for rule in STATISTICAL}, Tally(deep, KL, DEEP)
+    wrong = min((s.problem for s in deep if s.rule == STEIN and s.kl is not None and s.kl > DELTA), default="no")
+    found.claim("blind", all(t.of > t.right == 0 for t in blind.values()) and kept.of == 0, method=law, numbers={
+        **{f"{rule}: right": f"{t.right} of {t.of}; KL {t.typical:.3f}" for rule, t in blind.items()},
+        f"{KL}: stops": f"{kept.of} of {kept.runs} runs", f"{STEIN}: wrong from": f"{wrong} ε on",
+    })  # fmt: skip
+    late = {rule: t.lateness() for rule, t in tally.items()}
+    slowest, planned = np.max([late[rule] for rule in (*EXACT, *SAMPLED)]), np.min([late[rule] for rule in APRIORI])
+    gains = np.array([[steps[0] / steps[1], steps[1] / steps[2]] for steps, _ in loose.values()])
+    found.claim("late", slowest <= 2 < planned, method="medians over problems and seeds", numbers={
+        **{f"{rule}: time / first time": f"{value:.2f}" for rule, value in late.items()},
+        "steps, published / sharp bound": f"{gains[:, 0].min():.0f} to {gains[:, 0].max():.0f}",
+        "steps, sharp bound / best step": f"{gains[:, 1].min():.0f} to {gains[:, 1].max():.0f}",
+    })  # fmt: skip
+    return (
+        f"KL ≤ {DELTA:g} in {every.right} of {every.of} stops of certified rules, in {stein.right} of {stein.of} of "
+        f"SteinResidual, which deep wells fool; median lateness x{planned:.1f} planned, x{late[KL]:.2f} on particles, "
+        f"x{late['KLBelow, exact']:.2f} on the exact law."
+    )
+
+
+def analyse(options, found):
+    many, few, count, barriers = (1, 1, 8, (1, 3, DEEP)) if options.quick else (20, 4, 50, (1, 2, 3, 4, 6, DEEP))
     seeds = range(options.seed, options.seed + many)
-    own, stops = problems()[: 8 if options.quick else None], []
+    own, stops = problems()[: 6 if options.quick else None], []
     rng = np.random.default_rng(options.seed)
     rows = [*own, *(random_quadratic(rng) for _ in range(count))]
     for p in rows:
@@ -381,27 +421,21 @@ def main():
         if p.energy.dim <= 2:  # more dimensions, and for the dissipation shorter steps, ask for more particles
             stops += particles(p, SAMPLED if p.step >= 0.05 else {KL: SAMPLED[KL]}, seeds[:few])
     deep = list(wells(barriers, seeds[:few]))
-    loose = {p.name: looseness(p) for p in own if p.quadratic}
+    loose = {p.name: looseness(p) for p in own if not p.box}
     tables(rows, stops, deep, loose)
     off, variance, jumped = check_truth(own)
     print(f"\ntruth: KL to {off:.0e} (Euler) and {jumped:.0e} (continuous time), variance at rest to {variance:.0e}")
-    draw(stops, deep, options.out / "stopping_calibration.png")
-
-    tally = {rule: Tally(stops, rule) for rule in RULES}
-    certified = [*(tally[rule] for rule in CERTIFIED), Tally(deep, KL)]
-    right, of, stein = sum(t.right for t in certified), sum(t.of for t in certified), tally[STEIN]
-    gains = np.array([[steps[0] / steps[1], steps[1] / steps[2]] for steps, _ in loose.values()])
-    good = right == of and stein.right >= 0.95 * stein.of and max(off, variance) < 1e-6 and jumped < 1e-3
-    fooled = min((s.problem for s in deep if s.rule == STEIN and s.kl is not None and s.kl > DELTA), default=math.inf)
-    late = ", ".join(f"{rule} x{np.median(t.late):.2f}" for rule, t in tally.items())
-    print(
-        f"KL ≤ {DELTA:g} at the stop: certified rules in {right} of {of} stops, SteinResidual in {stein.right} of "
-        f"{stein.of} (not so from one side of wells {fooled:g} ε deep or deeper); median lateness {late}; "
-        f"the published theorem takes {gains[:, 0].min():.0f} to {gains[:, 0].max():.0f} times the steps of the sharp "
-        f"one, that {gains[:, 1].min():.0f} to {gains[:, 1].max():.0f} times those of the best step: {good}"
-    )
-    return 0 if good else 1
+    found.claim(
+        "truth", max(off, variance) < 1e-6 and jumped < 1e-3, method="closed forms, and grids against coarser ones",
+        numbers={"Euler: KL off by": off, "Euler: variance off by": variance, "continuous time: KL off by": jumped},
+    )  # fmt: skip
+    with cg.plot.style():
+        found.figure(
+            draw(stops, deep), f"Left: how late each rule stops (diamonds: medians; δ = {DELTA:g} nats). Right: the "
+            "true KL where rules stop in double wells, all particles having started in one of the two.",
+        )  # fmt: skip
+    return answer(found, stops, deep, loose)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cg.report.script(__file__, analyse))

@@ -81,6 +81,10 @@ class DemoReport:
     files: dict[str, Path]
     seconds: float
 
+    def plot(self) -> Any:
+        """Draw what `closed_loop.png` shows, on a new figure; returns its axes."""
+        return _drawn(self.energy, self.response, self.rates).axes
+
     def table(self) -> str:
         """The table, ready to print."""
         names = {"kl": "KL [nats]", "dissipation": "dissipation [nats/time]", "free_energy": "free energy", "w2": "W₂"}
@@ -152,7 +156,7 @@ def run_demo(
         rates = decay_rates(response)
         bar.update()
         files = {"figure": out / "closed_loop.png", "numbers": out / "closed_loop.json"}
-        _draw(energy, response, rates, files["figure"])
+        _drawn(energy, response, rates).savefig(files["figure"], dpi=130)
         bar.update()
     report = DemoReport(
         model=str(model), energy=energy, response=response, rows=rows, floor=floor, rates=rates, files=files,
@@ -247,8 +251,8 @@ def _row(response: Response, k: int, energy: TrainedEnergy, held_out: np.ndarray
     }
 
 
-def _draw(energy: TrainedEnergy, response: Response, rates: list[Rate], file: Path) -> None:
-    """Above, the transport (or pictures of the digits); below, KL beside its rates, and the free energy."""
+def _drawn(energy: TrainedEnergy, response: Response, rates: list[Rate]) -> Any:
+    """The figure. Above, the transport (or pictures of the digits); below, KL beside its rates, and the free energy."""
     spatial = energy.dim <= 2
     fig = plot.figure(1, 1, (11.0, 6.6))[0, 0].figure
     fig.clear()
@@ -275,7 +279,7 @@ def _draw(energy: TrainedEnergy, response: Response, rates: list[Rate], file: Pa
     if rates:
         left.legend(frameon=False, fontsize="small")
     fig.suptitle(f"{energy.name}: the closed loop from noise to the Gibbs measure", fontsize="large")
-    fig.savefig(file, dpi=130)
+    return fig
 
 
 def _numbers(report: DemoReport, particles: int, seed: int) -> dict[str, Any]:

@@ -100,6 +100,12 @@ class Gibbs(Distribution):
         low, high = (found.centre - found.half)[held], (found.centre + found.half)[held]
         return np.stack([low.min(axis=0), high.max(axis=0)])
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw exp(-E/ε), in more than two dimensions over a plane: see `ctrlgen.plot.gibbs`."""
+        from ctrlgen import plot
+
+        return plot.gibbs(self, ax, **view)
+
     @property
     def factors(self) -> tuple[tuple[Energy, float], ...]:
         """(Eᵢ, wᵢ) with ρ* ∝ Π ρᵢ^{wᵢ} and ρᵢ ∝ exp(-Eᵢ/ε): the terms of a composition, or the energy itself.

@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -49,6 +49,10 @@ class TrainingReport:
     w2: Estimate
     floor: Estimate
     card: str
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the training: loss, phases and held-out quality, as `TrainingResult.plot` does."""
+        return self.result.plot(ax)
 
     def __str__(self) -> str:
         return (

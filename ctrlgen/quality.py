@@ -45,6 +45,12 @@ class Quality:
     points: int
     repeats: int
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw W₂ of generated points beside the floor: see `ctrlgen.plot.quality`."""
+        from ctrlgen import plot
+
+        return plot.quality(self, ax)
+
 
 def measure_quality(
     energy: TrainedEnergy,

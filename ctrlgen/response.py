@@ -53,6 +53,12 @@ class DistributionShift:
     floor: Estimate
     samples: str
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw W₂ to exact samples beside that of two fresh samples: see `ctrlgen.plot.shift`."""
+        from ctrlgen import plot
+
+        return plot.shift(self, ax)
+
     def __repr__(self) -> str:
         return (
             f"DistributionShift: KL {self.kl} nats, W₂ {self.w2} (two fresh samples: {self.floor}); "
@@ -178,6 +184,34 @@ class Response:
             raise ValueError("dissipation of particles has a term at walls that is not estimated. Use a grid.")
         return self._values("dissipation")
 
+    @cached_property
+    def effort(self) -> np.ndarray:
+        """∫ |u|² dt along every particle's path, (n,) [length² / time]: what the controller block spent on it.
+
+        u = -(M⁻¹ + J)∇E is what it commands, without the noise, and |u|² = uᵀMu in the loop's metric M. Without noise
+        and skew part it is exactly E(X_0) - E(X_T); with noise, in the mean that and ε∫ tr(M⁻¹∇²E) dt. By
+        `measure.path_energy` over the records: record every step (`record=` the number of steps + 1) for all of it.
+
+        Raises:
+            AttributeError: the density is not particles.
+            ValueError: what commands is more than -∇E of each particle in a constant metric.
+        """
+        self._need("particles", "effort")
+        plant: Any = self.plant
+        mobility, skew = getattr(plant, "mobility", None), getattr(plant, "skew", None)
+        alone = self.filter is None and self.extra is None and not isinstance(self.controller, DensityFeedback)
+        if not (alone and hasattr(plant, "command")) or callable(mobility):
+            raise ValueError(
+                "effort is defined for Langevin with a constant metric and GradientFlow under an energy alone: not for "
+                "other plants, safety filters (see response.safety), density feedback or extra controllers. Pass the "
+                "velocities of your loop to measure.path_energy."
+            )
+        slopes = [np.asarray(self.energy_block.gradient(np.asarray(x, np.float64))) for x in self.snapshots]
+        mobility = np.ones(self.energy_block.dim) if mobility is None else mobility
+        matrix = (np.diag(mobility) if mobility.ndim == 1 else mobility) + (0.0 if skew is None else skew)
+        metric = 1 / mobility if mobility.ndim == 1 else np.linalg.inv(mobility)
+        return measure.path_energy(self.time, -np.stack(slopes) @ matrix.T, metric)
+
     @property
     def energy_error(self) -> np.ndarray:
         """Standard error of `energy`, (k,)."""
@@ -238,6 +272,23 @@ class Response:
         from ctrlgen import plot
 
         return plot.response(self, axes)
+
+    def animate(self, path: Any = None, **options: Any) -> Any:
+        """The transport as a moving picture, beside its Lyapunov curve: a GIF, or a page that holds all it shows.
+
+        Args:
+            path: a .gif or .html to write; nothing is written when omitted.
+            options: `bounds`, `frames`, `fps`, `plane`, `kl`, `most` and `progress`, as in `ctrlgen.plot.animate`.
+
+        Returns:
+            A `Movie`, which shows itself in a notebook.
+
+        Raises:
+            ValueError: path ends in something else, or an option is out of its range.
+        """
+        from ctrlgen import plot
+
+        return plot.animate(self, path, **options)
 
     def to_xarray(self) -> xarray.Dataset:
         """The recorded density and its mean energy as a labelled data set; the run's outcome in the attributes."""

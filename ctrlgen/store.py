@@ -74,6 +74,12 @@ class ModelSummary:
     description: str
     shipped: bool
 
+    def plot(self, ax: Any = None, bounds: Any = None) -> Any:
+        """Draw the model's landscape, in one or two dimensions: see `ctrlgen.plot.energy`."""
+        from ctrlgen import plot
+
+        return plot.energy(load_energy(self.path), ax, bounds)
+
 
 def save_energy(
     energy: Energy,

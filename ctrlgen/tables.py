@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,12 @@ class Table:
 
     values: np.ndarray
     columns: tuple[str, ...] | None
+
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw two columns as points, or one as a histogram: see `ctrlgen.plot.table` for `plane`."""
+        from ctrlgen import plot
+
+        return plot.table(self, ax, **view)
 
 
 def read_table(path: str | os.PathLike, array: str | None = None) -> Table:

@@ -51,7 +51,7 @@ LEVEL = {name: level for level, names in enumerate(LINES) for name in names}
 
 
 def modules():
-    return sorted(p for p in ROOT.rglob("*.py") if "_models" not in p.parts)
+    return sorted(p for p in ROOT.rglob("*.py") if not {"_models", "docs"} & set(p.relative_to(ROOT).parts))
 
 
 def top_level_imports(path):

@@ -61,6 +61,12 @@ class FrictionVerdict(Verdict):
     plain: float | None = None
     stability_limit: float | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw how two trajectories approach, with momentum and without: see `ctrlgen.plot.friction_rates`."""
+        from ctrlgen import plot
+
+        return plot.friction_rates(self, ax, **view)
+
     def plant(self, temperature: float, fraction: float = 0.25) -> KineticLangevin:
         """KineticLangevin with this friction and a fraction of the largest stable step.
 

@@ -43,6 +43,12 @@ class MetricVerdict(Verdict):
     domain: Domain | None = None
     violation: float | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw the condition number with and without the metric: see `ctrlgen.plot.metric_rates`."""
+        from ctrlgen import plot
+
+        return plot.metric_rates(self, ax, **view)
+
     @property
     def condition(self) -> float | None:
         """1/λ, rounded up: the condition number that the metric leaves."""

@@ -144,11 +144,11 @@ class RegionVerdict(Verdict):
             filled[tuple(slice(low[i][k], high[i][k]) for i in range(d))] = True
         return axes, filled
 
-    def plot(self, ax: Any = None) -> Any:
-        """The proved cells on the landscape, in one or two dimensions: see `ctrlgen.plot.contraction_region`."""
-        from ctrlgen.plot import contraction_region as draw
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw the proved cells, on the landscape or in a plane: see `ctrlgen.plot.contraction_region`."""
+        from ctrlgen import plot
 
-        return draw(self, ax)
+        return plot.contraction_region(self, ax, **view)
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = super()._rows()

@@ -70,6 +70,12 @@ class SkewVerdict(Verdict):
     metric: Any = None
     error: float | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw the rate with and without the skew part: see `ctrlgen.plot.skew_rates`."""
+        from ctrlgen import plot
+
+        return plot.skew_rates(self, ax, **view)
+
     def plant(self, temperature: float, fraction: float = 0.5) -> Langevin:
         """Langevin with this J and metric, by Euler's method with a fraction of the largest stable step.
 

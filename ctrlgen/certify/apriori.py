@@ -40,6 +40,12 @@ class KLBound(Verdict):
 
     bound: float | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw the bound beside the KL of `response=`, the run that it is about; without one the steps."""
+        from ctrlgen import plot
+
+        return plot.kl_bound(self, ax, **view)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,6 +60,7 @@ class Plan:
         initial_kl: the bound of KL(ρ₀‖ρ*) used, rounded up [nats].
         floor: what the bound tends to at this step as the steps grow [nats], rounded up.
         theorem: which bound.
+        constants: what the theorem used of the energy.
         verdict: PROVED, with the premises and the theorem's arithmetic as steps that can be checked again.
     """
 
@@ -66,6 +73,23 @@ class Plan:
     floor: float
     theorem: Bound
     verdict: KLBound
+    constants: Constants | None = field(default=None, repr=False, compare=False)
+
+    def bound_after(self, steps: int) -> float:
+        """The theorem's bound of KL after so many steps of this length [nats], rounded up.
+
+        Raises:
+            ValueError: steps is negative, or the plan does not carry the constants of its energy.
+        """
+        if self.constants is None or steps < 0:
+            raise ValueError(f"steps must be ≥ 0, of a plan that APriori made; got {steps}.")
+        return proved_bound(self.theorem, self.constants, self.step, steps, self.initial_kl)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the bound of KL over the steps, with its floor: see `ctrlgen.plot.plan`."""
+        from ctrlgen import plot
+
+        return plot.plan(self, ax)
 
     @property
     def duration(self) -> float:
@@ -189,7 +213,7 @@ class APriori:
         return Plan(
             step=step, steps=steps, bound=value, alpha=c.alpha, smoothness=c.smoothness, initial_kl=start.value,
             floor=floor_at(self.bound, c, step), theorem=self.bound,
-            verdict=self._verdict(c, start, step, steps, value),
+            verdict=self._verdict(c, start, step, steps, value), constants=c,
         )  # fmt: skip
 
     def _verdict(self, c: Constants, start: InitialBound, step: float, steps: int, value: float) -> KLBound:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,29 @@ from ctrlgen.prove.decide import check_method, check_timeout
 from ctrlgen.prove.witness import violates
 
 LONGEST = 120  # characters of a formula in a verdict's claim
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BarrierVerdict(Verdict):
+    """A verdict on a barrier between two sets.
+
+    Args:
+        barrier, f: h and the vector field.
+        initial, unsafe: the parts of the sets in the domain.
+        domain: where ḣ was looked at; None for the whole space.
+    """
+
+    barrier: BarrierFunction | None = None
+    f: VectorField | None = None
+    initial: Domain | None = None
+    unsafe: Domain | None = None
+    domain: Domain | None = None
+
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw h = 0, the two sets and the flow: see `ctrlgen.plot.barrier` for `plane`, `at` and `bounds`."""
+        from ctrlgen import plot
+
+        return plot.barrier(self, ax, **view)
 
 
 class BarrierFunction:
@@ -112,7 +135,7 @@ class BarrierFunction:
         timeout: float = 30.0,
         *,
         time: Time | None = None,
-    ) -> Verdict:
+    ) -> BarrierVerdict:
         """Decide that h separates `initial` from `unsafe` along f: no trajectory from one reaches the other.
 
         The claims are h ≥ 0 on initial, h < 0 on unsafe, and ḣ ≥ -gain·h on the domain (h(f(x)) - h(x) ≥ -gain·h(x) in
@@ -147,7 +170,8 @@ class BarrierFunction:
         if verdict.status is not Status.PROVED:
             common = overlap(start, bad, self._separation(start, bad), self.states)
             if common is not None:
-                return combine(self._meaning(), [common], deadline=deadline)
+                about = {k: getattr(verdict, k) for k in ("barrier", "f", "initial", "unsafe", "domain")}
+                return combine(self._meaning(), [common], kind=BarrierVerdict, deadline=deadline, **about)
         return verdict
 
     def _meaning(self) -> str:
@@ -167,7 +191,7 @@ class BarrierFunction:
         stepwise: bool,
         method: str,
         deadline: Deadline,
-    ) -> Verdict:
+    ) -> BarrierVerdict:
         """`verify` on arguments that are checked: regions are (initial, unsafe, domain)."""
         start, bad, domain = regions
         change = self.field.after(f) - self.field if stepwise else self.field.lie(f)
@@ -188,7 +212,10 @@ class BarrierFunction:
             smooth += regular([("h", self.field, 0)], self.states, where_h, method, deadline.part(0.2))
         steps = [*settle(every, method, deadline), *smooth]
         meaning = "trajectories from initial never reach unsafe"
-        return combine(self._meaning(), steps, assumptions=assumptions, meaning=meaning, deadline=deadline)
+        return combine(
+            self._meaning(), steps, assumptions=assumptions, meaning=meaning, kind=BarrierVerdict, deadline=deadline,
+            barrier=self, f=f, initial=start, unsafe=bad, domain=domain,
+        )  # fmt: skip
 
     # Control barrier functions -------------------------------------------------------------------------------
 

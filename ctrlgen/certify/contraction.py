@@ -57,6 +57,12 @@ class ContractionVerdict(Verdict):
     metric: ContractionMetric | None = field(default=None)
     domain: Domain | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw where the inequality holds, with unit balls of the metric: see `ctrlgen.plot.contraction`."""
+        from ctrlgen import plot
+
+        return plot.contraction(self, ax, **view)
+
     def distance_bound(self, t: Any) -> Any:
         """The factor c with |x(t) - y(t)| ≤ c·|x(0) - y(0)|, as in `ContractionMetric.distance_bound`.
 

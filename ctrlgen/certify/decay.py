@@ -57,6 +57,12 @@ class Decay(Verdict):
     constant: float | None = None
     measured: Estimate | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw at least how fast KL falls; `response=` puts a run's own curve beside it: `ctrlgen.plot.decay_bound`."""
+        from ctrlgen import plot
+
+        return plot.decay_bound(self, ax, **view)
+
     def _rows(self) -> list[tuple[str, str]]:
         rows = super()._rows()
         if self.measured is not None:

@@ -49,6 +49,12 @@ class FeedbackVerdict(Verdict):
     saturation: float | None = None
     modes: Any = field(default=None)
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw {zᵀPz ≤ 1} in the modes of `plane=`, or the steps without such a set: see `ctrlgen.plot.feedback`."""
+        from ctrlgen import plot
+
+        return plot.feedback(self, ax, **view)
+
     def value(self, density: Any) -> float:
         """V = zᵀPz of particles (n, d) or a grid density: at most 1 where the verdict holds.
 

@@ -21,7 +21,7 @@ import numpy as np
 import sympy as sp
 from flint import fmpq, fmpq_mpoly
 
-from ctrlgen.certify.barrier import BarrierFunction, check_gain, check_sets, common_point
+from ctrlgen.certify.barrier import BarrierFunction, BarrierVerdict, check_gain, check_sets, common_point
 from ctrlgen.certify.lyapunov import Time, check_time
 from ctrlgen.certify.unknown import (
     Condition,
@@ -35,7 +35,6 @@ from ctrlgen.certify.unknown import (
     simple_vectors,
     too_large,
 )
-from ctrlgen.certify.verdict import Verdict
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField, symbols
 from ctrlgen.prove.claim import Deadline, Status
@@ -50,7 +49,7 @@ HOPELESS = -1e-5  # margins below this are infeasible, whatever the rounding
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FoundBarrier(Verdict):
+class FoundBarrier(BarrierVerdict):
     """A verdict with the barrier that it is about.
 
     Args:
@@ -186,7 +185,7 @@ def _search(
                 h.gain = rate
                 verdict = h.settled(f, regions, rate, stepwise, engine, share.part(TRIAL, 1.0))
                 if verdict.status is Status.PROVED:
-                    kept = {k: getattr(verdict, k) for k in Verdict.__dataclass_fields__}
+                    kept = {k: getattr(verdict, k) for k in BarrierVerdict.__dataclass_fields__}
                     return FoundBarrier(**kept, found=h, gain=rate), ""
                 words.append(f"{name}{face}: a candidate was not proved")
                 if share.over:

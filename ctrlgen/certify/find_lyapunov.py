@@ -12,8 +12,7 @@ import sympy as sp
 from flint import fmpq, fmpq_mpoly
 
 from ctrlgen.certify.build import check_domain, claims
-from ctrlgen.certify.lyapunov import LyapunovFunction, Time, check_time, exact_point
-from ctrlgen.certify.verdict import Verdict
+from ctrlgen.certify.lyapunov import LyapunovFunction, LyapunovVerdict, Time, check_time, exact_point
 from ctrlgen.domain import Domain
 from ctrlgen.field import VectorField, symbols
 from ctrlgen.formula import real_states
@@ -27,7 +26,7 @@ LARGEST_BASIS = 70
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Synthesis(Verdict):
+class Synthesis(LyapunovVerdict):
     """A verdict on the existence of a certificate.
 
     Args:

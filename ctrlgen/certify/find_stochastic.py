@@ -49,7 +49,7 @@ def find_stochastic(
             growth = barrier.field.generator(f, diffusion)
             verdict = barrier.bound(growth, regions, span, method, deadline.part(0.5))
             if verdict.status is Status.PROVED and (best is None or _value(verdict) < _value(best)):
-                best = replace(verdict, found=barrier, steps=(*verdict.steps, *smooth))
+                best = replace(verdict, found=barrier, f=f, steps=(*verdict.steps, *smooth))
                 break
             words.append(f"a candidate was not proved: {verdict.reason[:200]}")
             if deadline.over:

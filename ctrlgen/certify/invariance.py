@@ -8,6 +8,7 @@ arithmetic, on a small box around the point on which D and E are certainly C² (
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,32 @@ TRIES = 12  # points at which ball arithmetic is asked
 FORMULA = 200  # operations up to which a formula is simplified, to tell an identity from a near miss
 
 
-def no_certificate(energy: Energy, domain: Domain | None, temperature: float, *, timeout: float = 30.0) -> Verdict:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NoCertificate(Verdict):
+    """A verdict on "the flow does not keep this Gibbs measure".
+
+    Args:
+        energy, temperature: E and ε of the Gibbs measure.
+        drift, noise: D and n of the flow ∂ρ/∂t = ∇·(ρ∇D) + nΔρ.
+        domain: where the point was looked for; None for anywhere.
+    """
+
+    energy: Energy | None = None
+    temperature: float | None = None
+    drift: Energy | None = None
+    noise: float = 0.0
+    domain: Domain | None = None
+
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw (∂ρ/∂t)/ρ at the Gibbs measure, with the witness: see `ctrlgen.plot.no_certificate`."""
+        from ctrlgen import plot
+
+        return plot.no_certificate(self, ax, **view)
+
+
+def no_certificate(
+    energy: Energy, domain: Domain | None, temperature: float, *, timeout: float = 30.0
+) -> NoCertificate:
     """The theorem that the deterministic gradient flow has no Lyapunov certificate for a Gibbs measure.
 
     ρ̇ = ∇·(ρ∇E) at ρ* ∝ exp(-E/ε) is ρ*(ΔE - |∇E|²/ε). If that is not zero at one point, ρ* is no equilibrium, and a
@@ -87,7 +113,7 @@ def not_invariant(
     *,
     timeout: float = 30.0,
     text: str | None = None,
-) -> Verdict:
+) -> NoCertificate:
     """Is exp(-energy/temperature) certainly *not* an equilibrium of ∂ρ/∂t = ∇·(ρ∇drift) + noise·Δρ?
 
     What is certified is a statement about real functions. A SymbolicEnergy or a landscape, and a sum of them, is its
@@ -137,7 +163,7 @@ def _check_energy(name: str, value: Any) -> None:
 def _decided(
     energy: Energy, temperature: float, drift: Energy, noise: float, domain: Domain | None, timeout: float,
     claim: str, meaning: str,
-) -> Verdict:  # fmt: skip
+) -> NoCertificate:  # fmt: skip
     temperature, timeout = positive("temperature", temperature), positive("timeout", timeout)
     if drift.dim != energy.dim:
         raise ValueError(f"drift must have the energy's dimension {energy.dim}; got {drift.dim}.")
@@ -146,9 +172,12 @@ def _decided(
         check_domain("domain", domain, states)
     deadline = Deadline(timeout)
     transport = Transport(energy, temperature, drift, float(noise), domain, states)
+    about: Any = {"energy": energy, "temperature": temperature, "drift": drift, "noise": float(noise), "domain": domain}
     found = _search(transport, deadline)
     if isinstance(found, str):
-        return Verdict(claim=claim, status=Status.UNDECIDED, method="interval", reason=found, seconds=deadline.spent)
+        return NoCertificate(
+            claim=claim, status=Status.UNDECIDED, method="interval", reason=found, seconds=deadline.spent, **about
+        )
     what = Step(
         found.claim,
         Outcome(
@@ -160,7 +189,8 @@ def _decided(
         "(∇·(ρ∇D) + nΔρ)/ρ = ΔD - ∇D·∇E/ε + n(|∇E|²/ε² - ΔE/ε) for ρ = exp(-E/ε)",
         "product rule, coordinate by coordinate", identity_holds, "symbolic",
     )  # fmt: skip
-    return Verdict(
+    return NoCertificate(
+        **about,
         claim=f"{claim}: {meaning}" if meaning else claim,
         status=Status.PROVED,
         method="interval",

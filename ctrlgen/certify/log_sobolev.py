@@ -68,6 +68,12 @@ class LogSobolev(Verdict):
     log_constant: float | None = None
     rate: float | None = None
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw at least how fast KL falls; `response=` puts a run's own curve beside it: `ctrlgen.plot.decay_bound`."""
+        from ctrlgen import plot
+
+        return plot.decay_bound(self, ax, **view)
+
 
 @dataclass(frozen=True)
 class _Proof:

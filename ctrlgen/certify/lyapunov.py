@@ -116,7 +116,7 @@ class LyapunovFunction:
         time: Time | None = None,
         exclude: float | None = None,
         timeout: float = 30.0,
-    ) -> Verdict:
+    ) -> LyapunovVerdict:
         """Decide whether V > 0 and V̇ < 0 away from the equilibrium.
 
         Args:
@@ -185,7 +185,12 @@ class LyapunovFunction:
             [*steps, *smooth],
             assumptions=assumptions,
             meaning=_meaning(domain, strict, exclude, interior),
+            kind=LyapunovVerdict,
             deadline=deadline,
+            lyapunov=self,
+            f=field,
+            domain=domain,
+            discrete=discrete,
         )
 
     def verify_drift(
@@ -318,6 +323,28 @@ class LyapunovFunction:
 
 
 RATES = ("1", "1/2", "1/5", "1/10", "1/100", "1/1000")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LyapunovVerdict(Verdict):
+    """A verdict on V > 0 and V̇ < 0.
+
+    Args:
+        lyapunov, f: V and the vector field (the map, in discrete time).
+        domain: the set that it is about; None for the whole space.
+        discrete: whether time is discrete, and V(f(x)) - V(x) stands for V̇.
+    """
+
+    lyapunov: LyapunovFunction | None = None
+    f: VectorField | None = None
+    domain: Domain | None = None
+    discrete: bool = False
+
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw V̇ with the level sets of V: see `ctrlgen.plot.lyapunov` for `plane`, `at` and `bounds`."""
+        from ctrlgen import plot
+
+        return plot.lyapunov(self, ax, **view)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -42,16 +42,20 @@ class Region(Verdict):
     lyapunov: LyapunovFunction | None = None
     f: VectorField | None = None
 
-    def plot(self, ax: Any = None, bounds: Any = None) -> Any:
-        """Draw the phase portrait with the proved region and the point that refutes a larger one (two states).
+    def plot(self, ax: Any = None, bounds: Any = None, **view: Any) -> Any:
+        """Draw the phase portrait with the proved region and the point that refutes a larger one.
 
         Args:
             ax: where to draw; a new figure when omitted.
             bounds: (2, 2), lower and upper corner; a little more than the region when omitted.
+            view: `plane` and `at` of more than two states, as in `ctrlgen.plot.region`.
+
+        Returns:
+            The axes.
         """
         from ctrlgen import plot
 
-        return plot.region(self, ax, bounds)
+        return plot.region(self, ax, bounds, **view)
 
     @property
     def gap(self) -> float | None:

@@ -42,6 +42,9 @@ class ProbabilityBound(Verdict):
         probability: min(1, (γ + cT)/λ), rounded up; None unless PROVED.
         gamma, level, c: γ (rounded up), λ (down) and c (up), where they were proved.
         found: the `StochasticBarrier`, when it was searched for.
+        barrier, f: B and the drift.
+        initial, unsafe: the parts of the sets in the domain.
+        domain: where the process is followed; None for the whole space.
     """
 
     probability: float | None = None
@@ -49,6 +52,17 @@ class ProbabilityBound(Verdict):
     level: float | None = None
     c: float | None = None
     found: Any = None
+    barrier: StochasticBarrier | None = None
+    f: VectorField | None = None
+    initial: Domain | None = None
+    unsafe: Domain | None = None
+    domain: Domain | None = None
+
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw B with its levels, the two sets and the drift: see `ctrlgen.plot.stochastic_barrier`."""
+        from ctrlgen import plot
+
+        return plot.stochastic_barrier(self, ax, **view)
 
 
 class StochasticBarrier:
@@ -126,11 +140,14 @@ class StochasticBarrier:
         noise = noise_entries(diffusion, self.states)
         parts = [("B", self.field, 2), ("f", f, 0), ("G", noise, 0)]
         smooth = regular(parts, self.states, domain, method, deadline.part(0.2))
-        found = self.bound(growth, (start, bad, domain), span, method, deadline)
+        found = replace(self.bound(growth, (start, bad, domain), span, method, deadline), f=f)
         if all(s.outcome.status is Status.PROVED for s in smooth):
             return replace(found, steps=(*found.steps, *smooth))
         steps = [*found.steps, *smooth]
-        return combine(found.claim, steps, kind=ProbabilityBound, assumptions=found.assumptions, deadline=deadline)
+        about = {k: getattr(found, k) for k in ("barrier", "f", "initial", "unsafe", "domain")}
+        return combine(
+            found.claim, steps, kind=ProbabilityBound, assumptions=found.assumptions, deadline=deadline, **about
+        )
 
     def bound(
         self,
@@ -147,6 +164,10 @@ class StochasticBarrier:
             "kind": ProbabilityBound,
             "assumptions": _assumptions(domain),
             "deadline": deadline,
+            "barrier": self,
+            "initial": start,
+            "unsafe": bad,
+            "domain": domain,
         }
         text = f"B = {shown(self.field)} bounds the probability of reaching unsafe " + (
             "at any time" if span is sp.oo else f"within {span}"

@@ -92,6 +92,20 @@ class Verdict:
             return any(step.recheck() for step in self.steps if step.outcome.status is Status.REFUTED)
         return False
 
+    def plot(self, ax: Any = None, **view: Any) -> Any:
+        """Draw the verdict: its inequality over the state space with the witness, or its steps as a table.
+
+        Args:
+            ax: where to draw; a new figure when omitted.
+            view: `plane`, `at` and `bounds` of what is drawn, as in `ctrlgen.plot.verdict`.
+
+        Returns:
+            The axes.
+        """
+        from ctrlgen import plot
+
+        return plot.verdict(self, ax, **view)
+
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("claim", self.claim), ("status", self.status.name), ("method", self.method)]
         rows += [("found", str(value)) for value in [getattr(self, "found", None)] if value is not None]

@@ -207,6 +207,12 @@ class Design:
         values = np.linalg.eigvals(np.diag(a) - held @ self.gain)
         return np.sort_complex(np.log(values.astype(complex)) / self.period)[::-1]
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the poles before and after, or the gains of the dissipative law: see `ctrlgen.plot.design`."""
+        from ctrlgen import plot
+
+        return plot.design(self, ax)
+
     def stable_when_held(self, period: float) -> bool:
         """Is the linearised loop stable when commands are held for this long? True where that is not known."""
         if self.law != "riccati":

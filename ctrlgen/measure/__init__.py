@@ -3,6 +3,7 @@
 from ctrlgen.measure.annealed import Annealed
 from ctrlgen.measure.dissipation import fisher, stein_residual
 from ctrlgen.measure.distance import Moments, mmd, moments, sampling_floor, sliced_wasserstein2, wasserstein2
+from ctrlgen.measure.effort import path_energy
 from ctrlgen.measure.entropic import (
     entropy,
     entropy_gaussian,
@@ -35,6 +36,7 @@ __all__ = [
     "log_partition",
     "mmd",
     "moments",
+    "path_energy",
     "sampling_floor",
     "sliced_wasserstein2",
     "stein_residual",

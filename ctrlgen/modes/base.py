@@ -111,6 +111,12 @@ class SlowModes(ABC):
         with float64():
             return np.asarray(columns(self._functions, jnp.asarray(x.T))).T
 
+    def plot(self, axes: Any = None, bounds: Any = None) -> Any:
+        """Draw the rates and, in one or two dimensions, the first shapes: see `ctrlgen.plot.slow_modes`."""
+        from ctrlgen import plot
+
+        return plot.slow_modes(self, axes, bounds)
+
     @cached_property
     def _functions(self) -> Observable:
         return self.observable(np.eye(self.order))

@@ -63,6 +63,12 @@ class SafetyReport:
         n = len(self.effort)
         return Estimate(float(self.effort.mean()), float(self.effort.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan)
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the counts as shares of the particle-steps: see `ctrlgen.plot.safety_report`."""
+        from ctrlgen import plot
+
+        return plot.safety_report(self, ax)
+
     @property
     def _count(self) -> int:
         return 0 if self.infeasible_particles is None else len(self.infeasible_particles)

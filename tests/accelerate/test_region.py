@@ -227,17 +227,6 @@ def test_boxes_that_leave_a_hole_do_not_cover():
     assert not covers(cells[:, 0], cells[:, 1], np.array([[0.0, 0.0], [1.0, 2.5]]))
 
 
-def test_the_region_is_drawn():
-    flat = contraction_region(cg.GaussianMixture([[-1, 0], [1, 0.0]], 0.3), cg.Box([-2, -2], [2, 2]), cells=16)
-    ax = flat.plot()
-    assert {t.get_text() for t in ax.get_legend().get_texts()} == {"contraction proved", "largest box", "largest ball"}
-    assert len(ax.collections[-1].get_paths()) == len(flat.cells)
-    assert contraction_region(WELL, cg.Box([-2], [2]), cells=16).plot(ax).get_xlim()[0] <= -2
-    deep = contraction_region(cg.Quadratic(np.eye(3)), cg.Box([-1] * 3, [1] * 3))
-    with pytest.raises(ValueError, match="1 or 2 dimensions"):
-        deep.plot()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
