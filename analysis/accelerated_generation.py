@@ -396,7 +396,7 @@ def region(options, found, ax):
 
 
 def analyse(options, found):
-    axes = cg.plot.figure(2, 2, (5.4, 3.4)).ravel()
+    axes = cg.plot.figure(2, 2, (3.7, 2.7)).ravel()
     tables = {"quadratic": quadratic(options, found)}
     tables |= {name: curved(name, options) for name in STRAIGHT}
     arrived = [t["MALA, Riemannian"] < t["ULA"] for t in (tables["banana"], tables["funnel"])]
@@ -422,7 +422,7 @@ def bars_of(ax, name, table):
     labels, counts = list(table), np.array(list(table.values()), dtype=float)
     shown = np.where(np.isfinite(counts), counts, 1)
     bars = ax.barh(range(len(labels)), shown, color=[cg.plot.BLACK] + [cg.plot.BLUE] * (len(labels) - 1), height=0.6)
-    ax.bar_label(bars, [f"{c:.0f}" if np.isfinite(c) else "does not get there" for c in counts], padding=3, fontsize=8)
+    ax.bar_label(bars, [f"{c:.0f}" if np.isfinite(c) else "does not get there" for c in counts], padding=3)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set(xscale="log", xlim=(1, 60 * shown.max()), xlabel=f"steps to KL ≤ {LEVEL:g}", title=name)

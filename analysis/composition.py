@@ -302,18 +302,17 @@ def analyse(options, found):
     refusals(found)
     grid = cg.FokkerPlanckGrid([(-HALF, HALF)] * 2, (140, 140) if options.quick else (240, 240), 1.0)
     composed, curves, results = trained(found, grid, options)
-    with cg.plot.style():
-        found.figure(
-            landscapes(grid, composed, results),
-            'Trained energies composed, "and" (above left, above right), "or" and "given" (below), with particles of '
-            "their closed loops.",
-        )
-        found.figure(
-            distances(curves, results),
-            "Left: V along the composed loops on the grid. Right: W₂ of the particles to exact samples, beside that of "
-            "as many exact samples.",
-            suffix="_distances",
-        )
+    found.figure(
+        landscapes(grid, composed, results),
+        'Trained energies composed, "and" (above left, above right), "or" and "given" (below), with particles of '
+        "their closed loops.",
+    )
+    found.figure(
+        distances(curves, results),
+        "Left: V along the composed loops on the grid. Right: W₂ of the particles to exact samples, beside that of "
+        "as many exact samples.",
+        suffix="_distances",
+    )
     ratios = ", ".join(f"{name} {reached.ratio:.2f}" for name, reached in results.items())
     return (
         "Yes: sums inherit rates from their parts, and their loops reach the composed density; W₂ over that of exact "

@@ -112,7 +112,7 @@ def the_other_way(energy, starts, duration):
 
 def draw(exact, energy, theirs, wells, response):
     """python-control's phase plane of the composed loop; its paths on the energy; the step responses."""
-    axes = cg.plot.figure(1, 3, (4.6, 4.2)).ravel()
+    axes = cg.plot.figure(1, 3, (3.3, 3.1)).ravel()
     window = [-HALF, HALF, -HALF, HALF]
     ct.phase_plane_plot(
         exact, window, 1.5, ax=axes[0], plot_streamlines=False, plot_vectorfield=False, plot_streamplot=True,
@@ -133,7 +133,7 @@ def draw(exact, energy, theirs, wells, response):
         axes[2].plot(moments, linear[j] / STEP, color=colour, label=f"x[{j}], ct.step_response")
         axes[2].plot(moments[::5], moved[j, ::5] / STEP, ".", color=colour, label=f"x[{j}], nonlinear diagram")
     axes[2].set(title="a step of v[0] at a well", xlabel="time", ylabel="displacement / step")
-    axes[2].legend(frameon=False, fontsize="small")
+    axes[2].legend()
     axes[2].grid(True, alpha=0.25)
     return axes[0].figure
 
@@ -181,7 +181,6 @@ def analyse(options, found):
         draw(exact, whole, theirs, places, response),
         "The composed loop in python-control's phase plane; paths of its diagram on the composed energy; a small step "
         "of the command at a well, linear and nonlinear.",
-        dpi=130,
     )
     return f"The diagram of two energies is their sum to {apart:.1e}; its poles are -eig ∇²E to {worst:.1e}."
 

@@ -301,7 +301,7 @@ def shares(em, cd):
 
 def draw_identities(found, loops, sizes, errors, closed):
     """The three identities: of paths, of a density on grids, of a Gaussian."""
-    axes = cg.plot.figure(1, 3, (3.9, 3.5))[0]
+    axes = cg.plot.figure(1, 3, (3.2, 2.9))[0]
     for method, marker in ((CD, "x"), (EM, ".")):
         loop = loops[method][0]
         fall = loop.energy(loop.flow.states[0]) - loop.energy(loop.flow.final)
@@ -322,7 +322,7 @@ def draw_identities(found, loops, sizes, errors, closed):
     axes[2].set(xlabel="t", ylabel="effort up to t", title="a Gaussian, in closed form")
     for ax in axes:
         ax.grid(True, alpha=0.25)
-        ax.legend(frameon=False, fontsize="small", loc="upper left")
+        ax.legend(loc="upper left")
     found.figure(
         axes[0].figure,
         "Left: without noise every particle's effort is the fall of its energy (the line). Middle: the effort of a "
@@ -334,7 +334,7 @@ def draw_identities(found, loops, sizes, errors, closed):
 
 def draw_costs(found, name, loops):
     """What each method spends, and on what."""
-    axes = cg.plot.figure(1, 3, (3.9, 3.5))[0]
+    axes = cg.plot.figure(1, 3, (3.2, 2.9))[0]
     for method, (colour, style) in METHODS.items():
         for k, loop in enumerate(loops[method]):
             line: dict[str, Any] = {"color": colour, "linestyle": style, "label": method if k == 0 else None}
@@ -346,7 +346,7 @@ def draw_costs(found, name, loops):
             axes[2].plot(np.arange(5, 100, 10), middle, **line)
     axes[0].set(xscale="log", xlim=(0.1, None), xlabel="∫|∇E|² dt of a sample [ε]", ylabel="share of samples below")
     axes[1].set(yscale="log", ylim=(0.005, None), xlabel="t", ylabel="mean effort up to t [ε]")
-    axes[1].legend(frameon=False, fontsize="small", loc="lower right")
+    axes[1].legend(loc="lower right")
     axes[2].set(xlabel="effort without noise, percentile", ylabel="mean log density of the data")
     for ax, title in zip(
         axes, (f"{name}, own loops", "controller (bold), density (thin)", "where the flow ends"), strict=True
@@ -364,7 +364,7 @@ def draw_costs(found, name, loops):
 
 def draw_paths(found, name, loops):
     """Paths of the noise-free flow over each energy."""
-    axes = cg.plot.figure(1, len(METHODS), (3.3, 3.4))[0]
+    axes = cg.plot.figure(1, len(METHODS), (2.8, 2.9))[0]
     for ax, method in zip(axes, METHODS, strict=True):
         loop = loops[method][0]
         lowest = float(loop.energy(loop.flow.final).min())
@@ -372,7 +372,7 @@ def draw_paths(found, name, loops):
         for path in np.swapaxes(loop.flow.states[:, :70], 0, 1):
             ax.plot(*path.T, "-", color=cg.plot.BLACK, linewidth=0.8)
             ax.plot(*path[-1], ".", color=cg.plot.BLACK, markersize=4)
-        ax.set_title(f"{method}: {loop.flow.effort.mean() / EPS:.2f} ε", fontsize="medium")
+        ax.set_title(f"{method}: {loop.flow.effort.mean() / EPS:.2f} ε")
     found.figure(
         axes[0].figure,
         f"Noise-free paths of 70 particles from the source over the energies trained on {name}, to where they are at "

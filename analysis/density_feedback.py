@@ -199,14 +199,14 @@ def moons(options, found, axes):
 
 def analyse(options, found):
     warnings.simplefilter("error", RuntimeWarning)
-    axes = cg.plot.figure(2, 3, (4.4, 3.3)).ravel()
+    axes = cg.plot.figure(2, 3, (3.2, 2.5)).ravel()
     feedback, command = wells(found, axes[:2])
     particles(options, found, feedback, command, axes[2])
     temperatures(options, found, axes[3])
     moons(options, found, axes[4:])
     for ax in axes[[0, 2, 3, 4]]:
         ax.grid(True, alpha=0.25)
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     found.figure(
         axes[0].figure,
         "KL to the Gibbs measure under feedback on the density and without it: a double well on a grid and with "

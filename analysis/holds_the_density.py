@@ -125,12 +125,11 @@ def analyse(options, found):
     if options.recipes:
         print("Two recipes on two_moons:")
         rows |= {f"two_moons,\n{name}": quality for name, quality in recipes(options).items()}
-    with cg.plot.style():
-        found.figure(
-            draw(rows),
-            "W₂ of generated to fresh data over its floor, that of fresh to fresh data, after the energy's own time T "
-            "and after 5 T (left); the divergence of its Gibbs measure from the data (right).",
-        )
+    found.figure(
+        draw(rows),
+        "W₂ of generated to fresh data over its floor, that of fresh to fresh data, after the energy's own time T "
+        "and after 5 T (left); the divergence of its Gibbs measure from the data (right).",
+    )
     drift = "; ".join(f"{name} {long[name]:.2f}" for name in SHIPPED)
     return (
         f"W₂ over its floor after 5 T: {drift}; the Gibbs measures are within {max(kl.values()):.3f} nats of the data."

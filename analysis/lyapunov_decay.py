@@ -95,7 +95,7 @@ def compare(name, options, axes):
     bottom.set(xlabel="time", ylabel="nats / time", ylim=(max(1e-3, 0.2 * rate[-1]), 2 * rate[0]))
     for ax in axes:
         ax.grid(True, alpha=0.25)
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     farthest = max(tails, key=lambda tail: abs(tail - 1))
     held &= bound.rate <= gap * 1.01 and abs(farthest - 1) < 0.1
     return Compared(max(worsts), bound, held, farthest, off, share, agree)
@@ -129,7 +129,7 @@ def analyse(options, found):
     warnings.simplefilter("error", RuntimeWarning)
     identity = cg.KLLyapunov.gaussian().verify()
     found.verdicts("identity", identity, also=identity.recheck())
-    axes = cg.plot.figure(2, len(LOOPS), (5.0, 3.4))
+    axes = cg.plot.figure(2, len(LOOPS), (3.5, 2.6))
     loops = {name: compare(name, options, axes[:, i]) for i, name in enumerate(LOOPS)}
     found.figure(
         axes[0, 0].figure,

@@ -192,12 +192,11 @@ def analyse(options, found):
     exact = quadratic(5_000 if options.quick else 40_000, options.seed)
     energy, moons = trained(1_000 if options.quick else 4_000, options.seed)
     from_gibbs(found, exact, moons)
-    with cg.plot.style():
-        found.figure(
-            draw(exact, moons, energy),
-            "Above: KL to the Gibbs measure from samples of it, along the gradient flow and along the Langevin loop. "
-            "Below: particles of the trained energy, before and after the flow took them into its valleys.",
-        )
+    found.figure(
+        draw(exact, moons, energy),
+        "Above: KL to the Gibbs measure from samples of it, along the gradient flow and along the Langevin loop. "
+        "Below: particles of the trained energy, before and after the flow took them into its valleys.",
+    )
     return (
         f"No: for {proved} energies the deterministic flow leaves the Gibbs measure, which is proved at a point of "
         f"each; from there KL rises, for κx²/2 to {last(exact[0])} at t = 1."

@@ -319,7 +319,7 @@ def gallery(scene, n, seed):
 
 def draw(shown, curves, law, tubes, samples, seed):
     plot = cg.plot
-    axes = plot.figure(len(shown) + 1, 4, (3.3, 3.2))
+    axes = plot.figure(len(shown) + 1, 4, (2.6, 2.5))
     for row, scene in zip(axes, shown, strict=False):
         safety, found = scene.filter("reflected"), list(gallery(scene, samples, seed))
         half = 1.15 * np.quantile(np.abs(found[0][1]), 0.998)
@@ -329,7 +329,7 @@ def draw(shown, curves, law, tubes, samples, seed):
             plot.particles(states[inside], ax, plot.BLUE)
             plot.particles(states[~inside], ax, plot.RED)
             share = f"{1 - inside.mean():.0%}" if not inside.all() else "none"
-            ax.set_title(f"{title}: {share} outside", fontsize="medium")
+            ax.set_title(f"{title}: {share} outside")
             ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
         row[0].set_ylabel(scene.name.replace("_", " "))
     falling, kls, w2s, entering = axes[-1]
@@ -350,9 +350,8 @@ def draw(shown, curves, law, tubes, samples, seed):
     entering.axvline(1, color="0.5", linewidth=1, linestyle=":")
     entering.set(xlabel="time / T", ylabel="fraction inside", ylim=(0, 1.03), title="cbf in a tube: all in from T on")
     for ax in axes[-1]:
-        ax.title.set_fontsize("medium")
         ax.grid(True, alpha=0.25)
-        ax.legend(frameon=False, fontsize="x-small")
+        ax.legend()
     return falling.figure
 
 
@@ -410,7 +409,6 @@ def analyse(options, found):
         draw((moons,) if quick else (eight, moons), shown, laws[0], tubes, 500 if quick else 2000, seed),
         "Samples of trained energies without a filter and in every mode (what is not safe is grey, samples there red); "
         "below: how near each mode's law is to the restricted Gibbs measure, and starts from outside in a tube.",
-        dpi=140,
     )
     return f"{clean} of {len(counts)} filtered runs without a violation, over {steps:,} particle-steps."
 

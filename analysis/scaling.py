@@ -272,7 +272,7 @@ def cost(options, found, ax):
 
 
 def analyse(options, found):
-    axes = cg.plot.figure(2, 3, (4.0, 3.2)).ravel()
+    axes = cg.plot.figure(2, 3, (3.0, 2.5)).ravel()
     particles(options, found, axes[0])
     steps(options, found, axes[1])
     cells(options, found, axes[2])
@@ -281,7 +281,7 @@ def analyse(options, found):
     cost(options, found, axes[5])
     for ax in axes:
         ax.grid(True, alpha=0.25)
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     found.figure(
         axes[0].figure,
         "Errors against particles, steps, cells and dimension, each with its closed form or its order; steps needed "

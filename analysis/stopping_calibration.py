@@ -429,11 +429,10 @@ def analyse(options, found):
         "truth", max(off, variance) < 1e-6 and jumped < 1e-3, method="closed forms, and grids against coarser ones",
         numbers={"Euler: KL off by": off, "Euler: variance off by": variance, "continuous time: KL off by": jumped},
     )  # fmt: skip
-    with cg.plot.style():
-        found.figure(
-            draw(stops, deep), f"Left: how late each rule stops (diamonds: medians; δ = {DELTA:g} nats). Right: the "
-            "true KL where rules stop in double wells, all particles having started in one of the two.",
-        )  # fmt: skip
+    found.figure(
+        draw(stops, deep), f"Left: how late each rule stops (diamonds: medians; δ = {DELTA:g} nats). Right: the "
+        "true KL where rules stop in double wells, all particles having started in one of the two.",
+    )  # fmt: skip
     return answer(found, stops, deep, loose)
 
 

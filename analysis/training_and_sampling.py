@@ -281,7 +281,7 @@ def train(data, options, seed, stages=4):
 
 def draw_curves(found, runs):
     """KL along both loops of every case."""
-    axes = cg.plot.figure(1, len(runs), (3.9, 3.5))[0]
+    axes = cg.plot.figure(1, len(runs), (3.2, 2.9))[0]
     for ax, (name, out) in zip(axes, runs.items(), strict=True):
         for start, colour, style, mark in (("source", cg.plot.BLUE, "-", "o"), ("data", cg.plot.RED, "--", "s")):
             ax.semilogy(out.time, out.kl[start], style, color=colour, linewidth=1.8, label=f"from the {start}")
@@ -295,7 +295,7 @@ def draw_curves(found, runs):
         ax.set(title=name, xlabel="time", ylim=(1e-4, 10))
         ax.grid(True, alpha=0.25)
     axes[0].set_ylabel("V = KL(ρ‖ρ*) [nats]")
-    axes[-1].legend(frameon=False, fontsize="small", loc="upper right")
+    axes[-1].legend(loc="upper right")
     found.figure(
         axes[0].figure,
         "KL to the Gibbs measure along the loop from the source and from the data: lines are grids, marks particles "
@@ -306,7 +306,7 @@ def draw_curves(found, runs):
 
 def draw_densities(found, case, out):
     """Both densities of a case at three times."""
-    axes = cg.plot.figure(2, 3, (2.9, 2.9), sharex=True, sharey=True)
+    axes = cg.plot.figure(2, 3, (2.6, 2.6), sharex=True, sharey=True)
     times = out.time[[0, 4, 40]]
     top = max(float(np.asarray(rho).max()) for several in out.densities.values() for rho in several[1:])
     edges = [BOX[0][0], BOX[0][1], BOX[1][0], BOX[1][1]]
@@ -314,9 +314,8 @@ def draw_densities(found, case, out):
         for ax, rho, now in zip(row, several, times, strict=True):
             ax.imshow(np.sqrt(np.asarray(rho)).T, origin="lower", extent=edges, cmap=cg.plot.COLOURS, vmax=top**0.5)
             ax.set(title=f"from the {start}, t = {now:.2g}", xlim=(-3, 3), ylim=(-3, 3))
-            ax.title.set_fontsize("medium")
-    for ax in axes[-1]:
-        ax.set_xlabel("x₁")
+        for ax in axes[-1]:
+            ax.set_xlabel("x₁")
     for ax in axes[:, 0]:
         ax.set_ylabel("x₂")
     found.figure(
@@ -330,7 +329,7 @@ def draw_densities(found, case, out):
 
 def draw_training(found, trainings, along):
     """What training changes, and its gradient."""
-    axes = cg.plot.figure(1, 3, (3.9, 3.5))[0]
+    axes = cg.plot.figure(1, 3, (3.2, 2.9))[0]
     for k, stages in enumerate(trainings):
         value, error = stages.drift.T
         label = ["data after the loop to data", "at most (Benamou–Brenier)"] if k == 0 else [None] * 2
@@ -342,7 +341,7 @@ def draw_training(found, trainings, along):
         xlabel="training step", ylabel="KL(data‖Gibbs) [nats]", ylim=(0, None), title="how far off the energy is"
     )
     axes[1].set(xlabel="training step", ylabel="W₂", ylim=(0, 1.45), title="how far the loop carries the data")
-    axes[1].legend(frameon=False, fontsize="small", loc="upper right")
+    axes[1].legend(loc="upper right")
     exact, measured = along
     axes[2].errorbar(exact, measured.value, 2 * measured.error, fmt="o", color=cg.plot.BLUE, markersize=5)
     ends = np.array([0, 1.15 * exact.max()])

@@ -133,7 +133,7 @@ class Findings:
         method = method or ", ".join(sorted({v.method for v in every if v.method}))
         return self.claim(key, holds, method=method, status=status, numbers=numbers)
 
-    def figure(self, figure: Any, caption: str, suffix: str = "", dpi: int = 150) -> Path:
+    def figure(self, figure: Any, caption: str, suffix: str = "", dpi: int = 200) -> Path:
         """Save a figure as `<name><suffix>.png` beside the findings.
 
         Args:

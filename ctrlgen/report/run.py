@@ -22,7 +22,7 @@ from typing import Any
 
 from ctrlgen.report.findings import NOT_REACHED
 from ctrlgen.report.page import write_page
-from ctrlgen.report.script import Analysis, read_script
+from ctrlgen.report.script import Analysis, read_script, terminable
 
 GRACE = 20.0  # an interrupted analysis has to save what it has [s]
 CHECKOUT = Path(__file__).resolve().parents[2] / "analysis"
@@ -123,8 +123,8 @@ def run_report(
         ValueError: there is no analysis of a name in `only`, or jobs is not positive.
         FileNotFoundError: there is no analysis in `folder`.
 
-    An interruption (KeyboardInterrupt) ends the analyses that are running, writes the page of what there is, and is
-    told by `Report.interrupted`.
+    An interruption (KeyboardInterrupt, or SIGTERM) ends the analyses that are running, writes the page of what there
+    is, and is told by `Report.interrupted`.
     """
     began, out, every = time.perf_counter(), Path(out).resolve(), find_scripts(folder)
     names = list(only) or [a.name for a in every]
@@ -142,7 +142,7 @@ def run_report(
     run = _Run(out, quick, seed, max(1, cores // jobs))
     page = out / "report.html"
     interrupted = False
-    with _bar(len(chosen), progress) as bar, ThreadPoolExecutor(jobs) as pool:
+    with _bar(len(chosen), progress) as bar, ThreadPoolExecutor(jobs) as pool, terminable():
         try:
             for together, width in ((False, jobs), (True, 1)):
                 waiting = [a for a in chosen if a.alone is together]

@@ -139,7 +139,9 @@ def script(
         quick=options.quick, command=_command(about.path.name, options, parser), folder=options.out,
     )  # fmt: skip
     tee, code = Tee(sys.stdout), HOLDS
-    with contextlib.redirect_stdout(tee), _terminable():
+    from ctrlgen import plot
+
+    with contextlib.redirect_stdout(tee), terminable(), plot.style():
         try:
             found.answer = analyse(options, found)
             print(f"\n{found.answer}\n{found.summary()}")
@@ -165,7 +167,7 @@ def _command(name: str, options: argparse.Namespace, parser: argparse.ArgumentPa
 
 
 @contextlib.contextmanager
-def _terminable() -> Any:
+def terminable() -> Any:
     """SIGTERM as an interruption, so that what was found is kept."""
 
     def interrupt(*_: Any) -> None:

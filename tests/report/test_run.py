@@ -152,7 +152,7 @@ def test_an_interruption_keeps_what_there_is(tmp_path):
         deadline = time.monotonic() + 60
         while not (out / "started").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored in some background shells
 
     thread = threading.Thread(target=interrupt)
     thread.start()

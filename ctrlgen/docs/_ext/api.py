@@ -81,8 +81,9 @@ PAGES = (
             "lower_bound", "sum_of_squares", "Domain", "Box", "Ball", "Polytope", "Sublevel",
         ),
         results=(
-            "certify.find_lyapunov:Synthesis", "certify.lyapunov:FosterLyapunov", "certify.region:Region",
-            "certify.find_barrier:FoundBarrier", "certify.stochastic:ProbabilityBound",
+            "certify.lyapunov:LyapunovVerdict", "certify.find_lyapunov:Synthesis", "certify.lyapunov:FosterLyapunov",
+            "certify.region:Region", "certify.barrier:BarrierVerdict", "certify.find_barrier:FoundBarrier",
+            "certify.stochastic:ProbabilityBound",
             "certify.contraction:ContractionVerdict", "certify.inequality:Bound", "certify.verdict:Step",
             "prove.claim:Claim", "prove.claim:Outcome",
         ),
@@ -94,7 +95,8 @@ PAGES = (
         names=("KLLyapunov", "log_sobolev", "no_certificate"),
         module="stopping",
         results=(
-            "certify.decay:Decay", "certify.log_sobolev:LogSobolev", "certify.gaussian_family:SymbolicGaussian",
+            "certify.decay:Decay", "certify.log_sobolev:LogSobolev", "certify.invariance:NoCertificate",
+             "certify.gaussian_family:SymbolicGaussian",
             "certify.looks:LookRule",
         ),
     ),
