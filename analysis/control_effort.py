@@ -322,7 +322,7 @@ def draw_identities(found, loops, sizes, errors, closed):
     axes[2].set(xlabel="t", ylabel="effort up to t", title="a Gaussian, in closed form")
     for ax in axes:
         ax.grid(True, alpha=0.25)
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right" if ax is axes[2] else "upper left")
     found.figure(
         axes[0].figure,
         "Left: without noise every particle's effort is the fall of its energy (the line). Middle: the effort of a "

@@ -61,7 +61,7 @@ def wells(found, axes):
         (closed, cg.plot.BLUE, "-", "Riccati"),
     ):
         axes[0].plot(response.time[1:], response.kl[1:], style, color=colour, label=label)
-    axes[0].set(xscale="log", yscale="log", xlim=(0.02, 400), ylim=(1e-5, 10), xlabel="time", ylabel="KL [nats]")
+    axes[0].set(xscale="log", yscale="log", xlim=(0.02, 400), ylim=(1e-5, 3e3), xlabel="time", ylabel="KL [nats]")
     axes[0].set_title("double well, on a grid")
     cg.plot.inputs(closed, axes[1]).set_title("commands (saturated at 5)")
     axes[1].set_xlim(0, 2)
@@ -180,7 +180,7 @@ def moons(options, found, axes):
         (closed, cg.plot.BLUE, "eigenfunctions as inputs"),
     ):  # fmt: skip
         axes[0].plot(r.time[1:], r.kl[1:], color=colour, label=label)
-    axes[0].set(xscale="log", yscale="log", ylim=(1e-5, 10), xlabel="time", ylabel="KL [nats]")
+    axes[0].set(xscale="log", yscale="log", ylim=(1e-5, 3e3), xlabel="time", ylabel="KL [nats]")
     axes[0].set_title("two_moons (trained), on a grid")
     mode = feedback.design.modes.values[0]
     shown = axes[1].pcolormesh(*grid.axes, np.where(grid.gibbs(energy) > 1e-9, mode, np.nan).T, cmap="cividis")
@@ -206,7 +206,7 @@ def analyse(options, found):
     moons(options, found, axes[4:])
     for ax in axes[[0, 2, 3, 4]]:
         ax.grid(True, alpha=0.25)
-        ax.legend()
+        ax.legend(loc="upper left" if ax is axes[3] else "upper right")
     found.figure(
         axes[0].figure,
         "KL to the Gibbs measure under feedback on the density and without it: a double well on a grid and with "

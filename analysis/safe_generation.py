@@ -349,6 +349,8 @@ def draw(shown, curves, law, tubes, samples, seed):
         entering.plot(t, inside, color=colour, label=name.replace("_", " "))
     entering.axvline(1, color="0.5", linewidth=1, linestyle=":")
     entering.set(xlabel="time / T", ylabel="fraction inside", ylim=(0, 1.03), title="cbf in a tube: all in from T on")
+    for ax in (kls, w2s):
+        ax.set_xlim(min(law) / 12, 2 * max(law))  # room for the legend
     for ax in axes[-1]:
         ax.grid(True, alpha=0.25)
         ax.legend()

@@ -96,7 +96,7 @@ def steps(options, found, ax):
     ax.loglog(sizes, exact, "-", color=cg.plot.BLACK, label="Euler, closed form")
     ax.loglog(sizes, off["euler"], "o", color=cg.plot.BLUE, label="Euler")
     ax.loglog(sizes, np.maximum(np.abs(off["mala"]), 1e-5), "s", color=cg.plot.ORANGE, label="Metropolis (noise)")
-    ax.set(xlabel="step", ylabel="|relative error of the variance|", title="steps")
+    ax.set(xlabel="step", ylabel="|error of the variance|", title="steps")
     ticks(ax, sizes)
     found.claim(
         "steps", late.max() < 4, method=f"{n} particles against (ε/κ)/(1 - κh/2)",
