@@ -22,10 +22,10 @@ CLAIMS = {
     "quadratic": "On a quadratic of condition 1000 metric, low-rank metric and momentum each save half of the steps.",
     "certificates": "Rates are proved of a metric, a low-rank metric, a skew drift and a friction on that quadratic.",
     "optimal": "The optimal metric makes its condition number 1, the optimal skew drift its rate tr(S)/d, to rounding.",
-    "skew": "A skew drift saves steps there too, but far fewer than its rate promises, for it oscillates.",
+    "skew": "A skew drift saves steps there too, but less than a tenth of what its rate promises.",
     "curved": "On a banana and a funnel Metropolis steps in a metric of the state arrive, in fewer steps than ULA.",
-    "coupled": "No pair of coupled trajectories contracts slower than the certified rate of the metric.",
-    "region": "The loop of the trained two_moons energy contracts on the cells that are drawn.",
+    "coupled": "None of 500 pairs of coupled trajectories contracts slower than the proved rate, to 0.3 %.",
+    "region": "∇²E ⪰ 0 on the shaded cells of the trained two_moons energy: there coupled paths do not separate.",
 }
 LEVEL = 0.1  # of KL [nats]
 DIM, CONDITION = 20, 1000.0
@@ -147,7 +147,7 @@ def quadratic(options, found):
     verdicts = {"metric": metric, "low-rank metric": low, "skew, spread 4": skew, "kinetic": friction}
     found.verdicts(
         "certificates", list(verdicts.values()), also=all(v.recheck() for v in verdicts.values()),
-        numbers={name: f"rate {v.rate:.4g}" for name, v in verdicts.items()},
+        numbers={f"{name}: rate": v.rate for name, v in verdicts.items()},
     )  # fmt: skip
     best = np.trace(s) / DIM
     found.verdicts(
@@ -370,7 +370,8 @@ def coupled(options, found):
     print(f"coupled trajectories: certified rate {metric.rate:.4f} ({metric.status.name}), slowest of 500 measured "
           f"{measured.min():.4f}")  # fmt: skip
     found.claim(
-        "coupled", measured.min() >= metric.rate * (1 - 0.003), method=f"500 pairs; the rate is {metric.status.name}",
+        "coupled", metric.status is cg.Status.PROVED and bool(measured.min() >= metric.rate * (1 - 0.003)),
+        method=f"from both ends; the rate is {metric.status.name}",
         numbers={"certified rate": metric.rate, "slowest pair": measured.min()},
     )  # fmt: skip
 
@@ -382,7 +383,7 @@ def region(options, found, ax):
     box, timeout = cg.Box([-4, -3], [5, 4]), 8 if options.quick else 150
     proved = cg.contraction_region(energy, box, cells=cells, timeout=timeout)
     proved.plot(ax)
-    ax.set_title("two_moons: where ∇²E is proved ≻ 0")
+    ax.set_title("two_moons: where ∇²E ⪰ 0 is proved")
     inside = np.concatenate(
         [np.random.default_rng(0).uniform(*cell.T, (4, 2)) for cell in np.asarray(proved.cells)[:500]]
     )
@@ -390,7 +391,7 @@ def region(options, found, ax):
     share = f"{100 * proved.fraction:.1f} % of the box"
     print(f"two_moons: contraction proved on {share}; least eigenvalue sampled there {lowest:.3g}")
     found.verdicts(
-        "region", proved, also=lowest > 0 and proved.fraction > 0,
+        "region", proved, also=lowest >= 0 and proved.fraction > 0 and proved.recheck(),
         numbers={"proved on": share, "least eigenvalue sampled there": lowest},
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ CLAIMS = {
     "product": "The Gibbs measure of composed trained energies is the product, mixture or posterior of those of the "
     "parts, and V falls to it along the loop: at every record, to less than a thousandth.",
     "reached": "Particles of the composed loops reach that density: KL is at most 0.02 nats, and W₂ to exact samples "
-    "at most 1.25 times that of exact to exact samples.",
+    "at most 1.25 times that of exact to exact samples, within their errors.",
 }
 HALF = 7.0  # of the box that holds all the densities
 SAME = 1e-6  # the largest sum of |differences| of masses that are the same but for rounding

@@ -16,8 +16,8 @@ import ctrlgen as cg
 
 CLAIMS = {
     "reaches": "After its own time T, every shipped 2-D energy generates points whose W₂ to fresh data is at most 1.25 "
-    "times that of fresh data to fresh data.",
-    "stays": "After 5 T the W₂ of each is still at most 1.25 times that of fresh data, and has not risen.",
+    "times that of fresh data to fresh data, within three errors.",
+    "stays": "After 5 T the W₂ of each is still within 1.25 times that of fresh data and errors, and has not risen.",
     "gibbs": "The Gibbs measure of each, where longer generation ends, is within 0.02 nats of the data: "
     "KL(data‖Gibbs) ≤ 0.02.",
 }

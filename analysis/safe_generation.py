@@ -19,7 +19,8 @@ import ctrlgen as cg
 
 CLAIMS = {
     "safe": "No filtered loop lets a particle out of its safe set, at steps up to 0.95 of the stability limit.",
-    "reflected": "Reflected Metropolis samples the restricted Gibbs measure: W₂ is within a tenth of its floor.",
+    "reflected": "Reflected Metropolis samples the restricted Gibbs measure: W₂ is within a tenth of its "
+    "floor, or two standard errors of that.",
     "barrier": "The law of the barrier energy tends to the restricted Gibbs measure as μ → 0.",
     "cbf": "With a gain of 4 or more the law under a control barrier function is nearer in KL than naive projection.",
     "tube": "Particles that start outside are inside from the deadline on, and never leave their tube.",
@@ -336,7 +337,7 @@ def draw(shown, curves, law, tubes, samples, seed):
     colours = plot.BLUE, plot.ORANGE, plot.GREEN, plot.PURPLE
     for (name, (mus, kl)), colour in zip(curves.items(), colours, strict=False):
         falling.loglog(mus, kl, "o-", markersize=3, color=colour, label=name.replace("_", " "))
-    falling.set(xlabel="μ / ε", ylabel="KL [nats]", title="barrier_energy: KL falls as μ²")
+    falling.set(xlabel="μ / ε", ylabel="KL [nats]", title="barrier_energy as μ → 0")
     for gain, colour in zip(next(iter(law.values())), (plot.RED, plot.SKY, plot.BLUE, plot.BLACK), strict=False):
         for ax, which in ((kls, "kl"), (w2s, "w2")):
             value, error = np.array([getattr(row[gain], which) for row in law.values()]).T

@@ -19,10 +19,10 @@ ALONE = True  # it measures time
 CLAIMS = {
     "particles": "The error of a mean over particles falls as n^(-1/2).",
     "steps": "The law of the Euler scheme is off by the first order in its step, exactly as in closed form.",
-    "metropolis": "The Metropolis step is not off at any step size.",
+    "metropolis": "The Metropolis step is not off, at four step sizes up to 0.4 of the stability limit.",
     "cells": "The error of a density on a grid falls with the second order of the cell's width.",
     "dimension": "Euler steps to a given KL grow as the root of the dimension, the theorem's plan in proportion to it.",
-    "certificates": "The rate of KL is proved in every dimension from 2 to 64.",
+    "certificates": "A rate of KL is proved for a quadratic + two Gaussians in 2, 4, 8, 16, 32 and 64 dimensions.",
     "estimate": "KL of 5000 exact samples is estimated to 0.05 nats in up to four dimensions, and not in 64.",
     "cost": "A run costs at most in proportion to particles, steps and (up to 64) dimension, within a factor of eight.",
 }
@@ -79,14 +79,14 @@ def particles(options, found, ax):
 
 
 def steps(options, found, ax):
-    """Stationary variance of one quadratic mode for several steps, from the Gibbs measure on."""
+    """Stationary variance of one quadratic mode for several steps, from half its width on."""
     n, kappa = 200_000 if options.quick else 1_000_000, 1.0
     sizes, schemes = np.array([0.1, 0.2, 0.4, 0.8]), ("euler", "mala")
     energy, off, error = cg.Quadratic(kappa * np.eye(1)), {s: [] for s in schemes}, np.sqrt(2 / n)
     for scheme in schemes:
         for h in sizes:
             loop = cg.ClosedLoop(cg.Langevin(1.0, float(h), scheme), energy)
-            end = loop.simulate(cg.Gibbs(energy, 1.0), 40 * h + 8, key=options.seed, record=2, particles=n).final
+            end = loop.simulate(cg.Gaussian([0.0], 0.25), 40 * h + 8, key=options.seed, record=2, particles=n).final
             off[scheme].append(float(np.mean(np.asarray(end, np.float64) ** 2)) - 1)
     exact = 1 / (1 - kappa * sizes / 2) - 1
     late = np.abs(np.array(off["euler"]) - exact) / (error * (1 + exact))
@@ -192,8 +192,8 @@ def dimension(found, ax):
     found.verdicts(
         "certificates", verdicts, also=all(v.recheck() for v in verdicts),
         numbers={
-            "rate in 2 and 64 dimensions (quadratic + mixture)": [verdicts[0].rate, verdicts[-1].rate],
-            "seconds to prove it, in 2 and 64": [seconds[0], seconds[-1]],
+            "rate in 2 and 64 dimensions": [verdicts[0].rate, verdicts[-1].rate],
+            "seconds to prove it, in 2 and 64": f"{seconds[0]:.2g}, {seconds[-1]:.2g}",
         },
     )  # fmt: skip
 
@@ -287,7 +287,7 @@ def analyse(options, found):
         "Errors against particles, steps, cells and dimension, each with its closed form or its order; steps needed "
         "and planned; the error of a KL that is estimated from particles; and the cost of a particle-step.",
     )
-    return "Errors fall with their orders; what does not scale is KL from particles, beyond about eight dimensions."
+    return "Errors fall with their orders; what does not scale is KL from particles, beyond a few dimensions."
 
 
 if __name__ == "__main__":

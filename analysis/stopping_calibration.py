@@ -27,7 +27,7 @@ import ctrlgen as cg
 
 CLAIMS = {
     "certified": "Wherever a certified rule stops (APriori, DissipationBelow, KLBelow), KL ≤ δ for the exact law.",
-    "stein": "SteinResidual, which certifies nothing, is right in 95 % of its stops where barriers are crossed.",
+    "stein": "SteinResidual, which certifies nothing, was right in 95 % of its stops where barriers are crossed.",
     "blind": "From one of two wells 8 ε deep, SteinResidual and FreeEnergyPlateau stop while KL > δ; KLBelow does not.",
     "late": "In the median, rules that measure stop within twice the first time with KL ≤ δ; plans in advance do not.",
     "truth": "The laws that judge are right: KL to 1e-6 nats for Euler's scheme, to 1e-3 near δ in continuous time.",

@@ -32,9 +32,10 @@ class BarrierVerdict(Verdict):
     """A verdict on a barrier between two sets.
 
     Args:
-        barrier, f: h and the vector field.
+        barrier, f: h and the vector field (the map, in discrete time).
         initial, unsafe: the parts of the sets in the domain.
         domain: where ḣ was looked at; None for the whole space.
+        discrete: whether time is discrete, and h(f(x)) - h(x) stands for ḣ.
     """
 
     barrier: BarrierFunction | None = None
@@ -42,6 +43,7 @@ class BarrierVerdict(Verdict):
     initial: Domain | None = None
     unsafe: Domain | None = None
     domain: Domain | None = None
+    discrete: bool = False
 
     def plot(self, ax: Any = None, **view: Any) -> Any:
         """Draw h = 0, the two sets and the flow: see `ctrlgen.plot.barrier` for `plane`, `at` and `bounds`."""
@@ -170,7 +172,7 @@ class BarrierFunction:
         if verdict.status is not Status.PROVED:
             common = overlap(start, bad, self._separation(start, bad), self.states)
             if common is not None:
-                about = {k: getattr(verdict, k) for k in ("barrier", "f", "initial", "unsafe", "domain")}
+                about = {k: getattr(verdict, k) for k in ("barrier", "f", "initial", "unsafe", "domain", "discrete")}
                 return combine(self._meaning(), [common], kind=BarrierVerdict, deadline=deadline, **about)
         return verdict
 
@@ -214,7 +216,7 @@ class BarrierFunction:
         meaning = "trajectories from initial never reach unsafe"
         return combine(
             self._meaning(), steps, assumptions=assumptions, meaning=meaning, kind=BarrierVerdict, deadline=deadline,
-            barrier=self, f=f, initial=start, unsafe=bad, domain=domain,
+            barrier=self, f=f, initial=start, unsafe=bad, domain=domain, discrete=stepwise,
         )  # fmt: skip
 
     # Control barrier functions -------------------------------------------------------------------------------

@@ -42,13 +42,16 @@ CONTINUUM = {
     "gaussian": "the density is a Gaussian, whose moments this plant moves exactly",
 }
 
+CLEAR = 2.0  # errors by which a measured rate has to be above zero
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Decay(Verdict):
     """A verdict on "V = KL(ρ‖ρ*) obeys V̇ ≤ 0 along this loop, and falls at the rate r".
 
     Args:
-        rate: r with V(t) ≤ exp(-r t) V(0) [1 / time]: proved, rounded down; as measured when SAMPLED; None without one.
+        rate: r with V(t) ≤ exp(-r t) V(0) [1 / time]: proved, rounded down; as measured when SAMPLED; None without
+            one, or where what was measured is not clear of zero.
         constant: α of the log-Sobolev inequality [1 / length²], where it was used.
         measured: the measured rate with its error, when SAMPLED.
     """
@@ -254,13 +257,16 @@ def _along(
     if not measure:
         return combine(text, [*steps, missing("a rate", why)], assumptions=assumptions, kind=Decay, deadline=deadline)
     try:
-        measured, how = _measured(energy, temperature, loop, initial, key)
+        measured, how = _measured(energy, temperature, loop, initial, key, 2 * deadline.seconds)
     except (ValueError, FloatingPointError) as error:
         reason = f"{why}, and no rate was measured: {error}"
         return combine(
             text, [*steps, missing("a rate", reason)], assumptions=assumptions, kind=Decay, deadline=deadline
         )
-    rate = float(measured.value) if np.isfinite(float(measured.value)) else None
+    value, error = float(measured.value), float(measured.error)
+    rate = value if np.isfinite(value) and value > CLEAR * error else None
+    if rate is None and np.isfinite(value):
+        how += f"; {measured} is not clear of zero, so no rate is claimed"
     return Decay(
         claim=f"{text}, and V falls at the rate r = {measured}" if rate is not None else text,
         status=Status.SAMPLED, method="grid" if "grid" in how else "particles", assumptions=tuple(assumptions),
@@ -291,13 +297,15 @@ def _in_metric(energy: Energy, rate: float, mobility: Any) -> tuple[float, list[
     return best, [step]
 
 
-def _measured(energy: Energy, temperature: float, loop: ClosedLoop, initial: Any, key: int) -> tuple[Estimate, str]:
+def _measured(
+    energy: Energy, temperature: float, loop: ClosedLoop, initial: Any, key: int, seconds: float
+) -> tuple[Estimate, str]:
     from ctrlgen.certify.rates import fitted_rate, spectral_gap_rate
 
     plant = loop.plant
     plain = getattr(plant, "mobility", None) is None and getattr(plant, "skew", None) is None
     if energy.dim <= 2 and plain:
-        found = spectral_gap_rate(energy, temperature)
+        found = spectral_gap_rate(energy, temperature, seconds=seconds)
         return found, "twice the spectral gap of the Fokker–Planck operator on grids, extrapolated: V's rate in the end"
     if loop.safety is not None:
         raise ValueError("behind walls a rate is measured on a grid, in one or two dimensions without metric and skew")

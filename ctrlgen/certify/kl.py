@@ -234,7 +234,7 @@ class KLLyapunov:
         Args:
             loop: a ClosedLoop.
             initial, key: start and seed of the run that a rate is fitted to, in more than two dimensions.
-            timeout: seconds, for the search of a proof.
+            timeout: seconds for the search of a proof; a rate that is measured on grids may take twice as long again.
             measure: measure a rate where none is proved.
 
         Returns:

@@ -191,6 +191,7 @@ class LyapunovFunction:
             f=field,
             domain=domain,
             discrete=discrete,
+            strict=strict,
         )
 
     def verify_drift(
@@ -333,12 +334,14 @@ class LyapunovVerdict(Verdict):
         lyapunov, f: V and the vector field (the map, in discrete time).
         domain: the set that it is about; None for the whole space.
         discrete: whether time is discrete, and V(f(x)) - V(x) stands for V̇.
+        strict: whether V̇ < 0 is claimed away from the equilibrium, not V̇ ≤ 0 alone.
     """
 
     lyapunov: LyapunovFunction | None = None
     f: VectorField | None = None
     domain: Domain | None = None
     discrete: bool = False
+    strict: bool = True
 
     def plot(self, ax: Any = None, **view: Any) -> Any:
         """Draw V̇ with the level sets of V: see `ctrlgen.plot.lyapunov` for `plane`, `at` and `bounds`."""

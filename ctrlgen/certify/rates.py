@@ -24,6 +24,7 @@ from ctrlgen.loop import ClosedLoop
 from ctrlgen.measure.partition import cells
 from ctrlgen.plants.grid import FokkerPlanckGrid
 from ctrlgen.plants.particles import Langevin
+from ctrlgen.prove.claim import Deadline
 
 TAIL = 1e-10  # Gibbs mass beyond each face of the box
 SIDES = {1: (100, 200, 400, 800, 1600, 3200, 6400), 2: (40, 80, 160, 320)}  # cells a side
@@ -66,8 +67,9 @@ class Rate(Estimate):
 
 
 def spectral_gap_rate(
-    energy: Energy, temperature: float, bounds: Any = None, *, tolerance: float = 1e-4, sides: Any = None
-) -> Estimate:
+    energy: Energy, temperature: float, bounds: Any = None, *, tolerance: float = 1e-4, sides: Any = None,
+    seconds: float = math.inf,
+) -> Estimate:  # fmt: skip
     """Twice the spectral gap of the Fokker–Planck operator: the rate at which V falls in the end [1 / time].
 
     The gap is that of finite-volume grids of doubled resolution, extrapolated (their error is of second order) until
@@ -86,6 +88,7 @@ def spectral_gap_rate(
             the Gibbs mass at each face, grown at the faces at which that changes the gap, until it does not.
         tolerance: relative difference of two extrapolations that ends the refinement.
         sides: cells a side to go through, at least three numbers, each twice the one before.
+        seconds: after which no further grid is begun.
 
     Returns:
         The rate. Its error, not a statistical one, is the difference of the last two extrapolations, what a wider box
@@ -94,8 +97,9 @@ def spectral_gap_rate(
         line changes.
 
     Raises:
-        ValueError: more than two dimensions; an argument is out of range; no Gibbs measure was found.
+        ValueError: more than two dimensions; an argument is out of range; no Gibbs measure was found; the time is over.
     """
+    deadline = Deadline(seconds)
     temperature, dim = positive("temperature", temperature), energy.dim
     if dim > 2:
         raise ValueError(f"energy must have 1 or 2 dimensions for a grid; it has {dim}. Use fitted_rate.")
@@ -107,6 +111,8 @@ def spectral_gap_rate(
     border = 0.0
 
     def gap(shape: tuple[int, ...], box: list[tuple[float, float]]) -> tuple[float, float, bool]:
+        if deadline.over:
+            raise ValueError(f"the spectral gap was not found in {seconds:g} s; a larger timeout gives it longer.")
         grid = FokkerPlanckGrid(box, shape, temperature)
         size = float(np.abs(grid.generator(energy).diagonal()).max())
         walled = grid._volume(energy).walls is not None

@@ -34,13 +34,17 @@ class Region(Verdict):
         level: the largest level that was proved, inf when V̇ < 0 everywhere; None when none was.
         refuted_at: the smallest level that is refuted: {V < r} holds a point with V̇ ≥ 0 for every r above it. None when
             no such point was found. `witness` is that point.
-        lyapunov, f: V and the vector field.
+        lyapunov, f: V and the vector field (the map, in discrete time).
+        domain: the set that the region lies in; None for the whole space.
+        discrete: whether time is discrete, and V(f(x)) - V(x) stands for V̇.
     """
 
     level: float | None = None
     refuted_at: float | None = None
     lyapunov: LyapunovFunction | None = None
     f: VectorField | None = None
+    domain: Domain | None = None
+    discrete: bool = False
 
     def plot(self, ax: Any = None, bounds: Any = None, **view: Any) -> Any:
         """Draw the phase portrait with the proved region and the point that refutes a larger one.
@@ -120,9 +124,11 @@ def region_of_attraction(
     smooth = regular([("V", lyapunov.field, 1), ("f", field, 0)], lyapunov.states, domain, method, deadline.part(0.2))
     if any(s.outcome.status is not Status.PROVED for s in smooth):
         text = f"{{V < ρ}} is in the region of attraction of {_show(lyapunov.equilibrium)}"
-        return combine(text, smooth, kind=Region, deadline=deadline, lyapunov=lyapunov, f=field)
+        about = {"lyapunov": lyapunov, "f": field, "domain": domain, "discrete": discrete}
+        return combine(text, smooth, kind=Region, deadline=deadline, **about)
     found = _Search(lyapunov, field, fall, domain, method, deadline, discrete).run()
-    return replace(found, steps=(*found.steps, *smooth), lyapunov=lyapunov, f=field)
+    steps = (*found.steps, *smooth)
+    return replace(found, steps=steps, lyapunov=lyapunov, f=field, domain=domain, discrete=discrete)
 
 
 class _Search:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import sympy as sp
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from scipy import ndimage
 
 from ctrlgen.certify.barrier import BarrierVerdict
 from ctrlgen.certify.lyapunov import LyapunovVerdict
+from ctrlgen.certify.premise import shown_down, shown_up
 from ctrlgen.certify.region import Region
 from ctrlgen.certify.stochastic import ProbabilityBound
 from ctrlgen.domain import Domain
-from ctrlgen.plot.claims import draw_line, line_bounds, verdict, verdict_table
+from ctrlgen.field import Field
+from ctrlgen.plot.claims import draw_line, line_bounds, turning_point, verdict, verdict_table
 from ctrlgen.plot.look import (
     BLACK,
     BLUE,
     FAILS,
     GREEN,
+    GRID,
     PURPLE,
     RED,
     SKY,
@@ -25,21 +31,28 @@ from ctrlgen.plot.look import (
     legend_below,
     mark_witness,
     readable,
+    set_title,
     status_title,
     styled,
 )
 from ctrlgen.plot.slices import (
     Slice,
+    connected,
     depth,
     draw_field,
     draw_outside,
     draw_set,
     draw_sign,
+    draw_steps,
+    draw_sublevel,
     make_slice,
+    mark_in_plane,
     of_field,
     reach,
 )
+from ctrlgen.prove.claim import Status
 
+OTHER = "\\\\\\\\"  # hatch of where V > 0 fails
 APART = 1.005  # the refuted level over the proved one, from which on both are seen
 
 
@@ -49,8 +62,9 @@ def region(
 ) -> Axes:
     """The phase portrait of a system with its proved region of attraction, and the point that refutes a larger one.
 
-    Of one state V and V̇ are drawn, of more than two a plane. The level that is refuted is dashed, where it can be told
-    from the proved one.
+    Shaded is what the proof is about: the part of {V < level} that lies in the domain D and hangs together with the
+    equilibrium. Of one state V and V̇ are drawn, of more than two a plane. The level that is refuted is dashed, where it
+    can be told from the proved one. A map is drawn with arrows along f(x) - x, and ΔV = V(f(x)) - V(x) stands for V̇.
 
     Args:
         result: of `region_of_attraction`.
@@ -70,14 +84,8 @@ def region(
     ax = axes_or_new(ax)
     if V.dim == 1:
         low, high = line_bounds(bounds, around(V, star, float(level or 0.0) if finite else 1.0, result.witness))
-        _lyapunov_line(ax, V, result.f, False, None, (low, high))
-        x = np.linspace(low, high, 2001)
-        held = V(x[:, None]) < (level if level is not None else -np.inf)
-        told = f"proved: V < {level:.6g}" if level is not None else None
-        high_as_axes = {"transform": ax.get_xaxis_transform(), "linewidth": 0}
-        ax.fill_between(x, 0, 1, where=list(held), color=SKY, alpha=0.35, label=told, **high_as_axes)
-        if result.witness is not None:
-            mark_witness(ax, float(result.witness[0]), 0.0, "V̇ ≥ 0 here")
+        _lyapunov_line(ax, V, result.f, result.discrete, result.domain, (low, high))
+        _region_line(ax, result, V, float(star[0]), low, high)
         status_title(ax, "region of attraction", result.status)
         legend_below(ax)
         return ax
@@ -85,26 +93,70 @@ def region(
         bounds = around(V, star, float(level or 0.0), result.witness)
     names = [s.name for s in V.states]
     view = make_slice(names, plane, star if at is None else at, bounds, anchors=[star, result.witness])
-    height = view.table(V)
-    across, up = view.axes
+    height, told = view.table(V), _proved(result)
+    within = None if result.domain is None else view.table(depth(result.domain, V.states))
     if finite:
-        ax.contourf(across, up, height, levels=[-np.inf, float(level or 0.0)], colors=[SKY], alpha=0.35)
-        ax.contour(across, up, height, levels=[float(level or 0.0)], colors=[BLUE], linewidths=1.6)
+        lifted = connected(view, height, float(level or 0.0), within, star)[1]
+        draw_sublevel(ax, view, lifted, float(level or 0.0), SKY, BLUE, 0.35)
     refuted = result.refuted_at
+    draw_motion(ax, view, result.f, result.discrete, 1.1)
+    if view.holds(star):
+        ax.plot(*view.place(star), "o", color=BLACK, markersize=4)
+    ax.plot([], [], color=BLUE, linewidth=1.6, label=told)
     if refuted is not None and refuted > APART * (level if level is not None else -np.inf):
-        ax.contour(across, up, height, levels=[refuted], colors=[RED], linestyles=["--"], linewidths=1.3)
-    draw_field(ax, view, of_field(result.f), 1.1)
-    ax.plot(*view.place(star), "o", color=BLACK, markersize=4)
-    told = "proved: all of it" if level == np.inf else "no level proved"
-    ax.plot([], [], color=BLUE, linewidth=1.6, label=f"proved: V < {level:.6g}" if finite else told)
-    if refuted is not None and refuted > APART * (level if level is not None else -np.inf):
-        ax.plot([], [], color=RED, linestyle="--", label=f"refuted: V < {refuted:.6g}")
+        asked = height if within is None else np.ma.masked_where(within < 0, height)
+        ax.contour(*view.axes, asked, levels=[refuted], colors=[RED], linestyles=["--"], linewidths=1.3)
+        ax.plot([], [], color=RED, linestyle="--", label=f"refuted: V < {shown_up(refuted)}{_inside(result)}")
+    if within is not None:
+        draw_outside(ax, view, within)
     if result.witness is not None:
-        mark_witness(ax, *view.place(result.witness), "V̇ ≥ 0 here")
+        mark_in_plane(ax, view, result.witness, _rises(result))
     status_title(ax, "region of attraction", result.status)
     view.frame(ax)
     legend_below(ax)
     return ax
+
+
+def _proved(result: Region) -> str:
+    """What was proved, in words; the level rounded down."""
+    if result.level is None:
+        return "no level proved"
+    if not np.isfinite(result.level):
+        return "proved: all of it"
+    return f"proved: V < {shown_down(result.level)}{_inside(result)}"
+
+
+def _inside(result: Region) -> str:
+    return "" if result.domain is None else " inside D"
+
+
+def _rises(result: Region) -> str:
+    return f"{'ΔV' if result.discrete else 'V̇'} ≥ 0 here"
+
+
+def _region_line(ax: Axes, result: Region, V: Any, star: float, low: float, high: float) -> None:
+    """The proved interval about the equilibrium as a band, and the witness."""
+    x = np.linspace(low, high, 2001)
+    held = V(x[:, None]) < (result.level if result.level is not None else -np.inf)
+    if result.domain is not None:
+        held &= depth(result.domain, V.states)(x[:, None]) >= 0
+    if low <= star <= high:
+        found: Any = ndimage.label(held)
+        labels = found[0]
+        held = labels == max(labels[int(np.argmin(np.abs(x - star)))], 1)
+    high_as_axes = {"transform": ax.get_xaxis_transform(), "linewidth": 0}
+    told = None if result.level is None else _proved(result)
+    ax.fill_between(x, 0, 1, where=list(held), color=SKY, alpha=0.35, label=told, **high_as_axes)
+    if result.witness is not None:
+        mark_witness(ax, float(result.witness[0]), 0.0, _rises(result))
+
+
+def draw_motion(ax: Axes, view: Slice, f: Any, discrete: bool, density: float = 0.9) -> None:
+    """Streamlines of ẋ = f(x), or arrows f(x) - x of the map x⁺ = f(x)."""
+    if discrete:
+        draw_steps(ax, view, of_field(f))
+    else:
+        draw_field(ax, view, of_field(f), density)
 
 
 def around(V: Any, star: np.ndarray, level: float, witness: Any) -> np.ndarray:
@@ -155,7 +207,7 @@ def lyapunov(
     if V.dim == 1:
         default = reach(names, [result.domain], [star] if result.witness is None else [star, result.witness])
         ends = line_bounds(bounds, np.stack(default))
-        _lyapunov_line(ax, V, result.f, result.discrete, result.domain, ends)
+        _lyapunov_line(ax, V, result.f, result.discrete, result.domain, ends, result.strict)
         if result.witness is not None:
             height = _change(V, result.f, result.discrete)(np.atleast_2d(result.witness))
             mark_witness(ax, float(result.witness[0]), float(height[0]), "fails here")
@@ -165,16 +217,19 @@ def lyapunov(
     held = (star if result.witness is None else result.witness) if at is None else at
     view = make_slice(names, plane, held, bounds, domains=[result.domain], anchors=[star, result.witness])
     within = None if result.domain is None else view.table(depth(result.domain, V.states))
-    draw_sign(ax, view, view.table(_change(V, result.f, result.discrete)), name, good=-1, inside=within)
-    height, (across, up) = view.table(V), view.axes
+    away, height, (across, up) = _away(view, star), view.table(V), view.axes
+    change = view.table(_change(V, result.f, result.discrete))
+    draw_sign(ax, view, change, name, good=-1, inside=within, zero=away if result.strict else None)
+    _not_positive(ax, view, (height <= 0) & away)
     levels = np.unique(np.quantile(height[np.isfinite(height)], [0.02, 0.1, 0.25, 0.45, 0.7]))
     ax.contour(across, up, height, levels=levels, colors=["0.25"], linewidths=0.8, zorder=1.7)
     ax.plot([], [], color="0.25", linewidth=0.8, label="levels of V")
     if within is not None:
         draw_outside(ax, view, within)
-    ax.plot(*view.place(star), "o", color=BLACK, markersize=4, zorder=5)
+    if view.holds(star):
+        ax.plot(*view.place(star), "o", color=BLACK, markersize=4, zorder=5)
     if result.witness is not None:
-        mark_witness(ax, *view.place(result.witness), "fails here")
+        mark_in_plane(ax, view, result.witness, "fails here")
     status_title(ax, f"V > 0 and {name} < 0", result.status)
     view.frame(ax)
     legend_below(ax)
@@ -183,18 +238,50 @@ def lyapunov(
 
 def _change(V: Any, f: Any, discrete: bool) -> Any:
     """V̇, or V(f(x)) - V(x), as a function of states (n, d) -> (n,)."""
-    return of_field(V.field.after(f) - V.field if discrete else V.field.lie(f))
+    change = V.field.after(f) - V.field if discrete else V.field.lie(f)
+    if change.expr is not None and change.expr.is_polynomial(*V.states):
+        change = Field(sp.expand(change.expr), V.states)  # what cancels is zero, not rounding
+    return of_field(change)
 
 
-def _lyapunov_line(ax: Axes, V: Any, f: Any, discrete: bool, domain: Domain | None, ends: tuple[float, float]) -> None:
-    """V and V̇ over one state."""
+def _away(view: Slice, star: np.ndarray) -> np.ndarray:
+    """Which points of the drawing grid are not the equilibrium."""
+    return (np.abs(view.points - star).max(axis=1) > 1e-9 * float((view.high - view.low).max())).reshape(GRID, GRID)
+
+
+def _not_positive(ax: Axes, view: Slice, where: np.ndarray) -> None:
+    """Hatch where V > 0 fails, the other way than where V̇ < 0 does."""
+    if not where.any():
+        return
+    body = ax.contourf(*view.axes, where.astype(float), levels=[0.5, 2.0], colors=["none"], hatches=[OTHER], zorder=1.6)
+    body.set(edgecolor=PURPLE, linewidth=0)
+    key = PolyCollection([], facecolors="none", edgecolors=PURPLE, hatch=OTHER, linewidths=0.8, label="V ≤ 0")
+    ax.add_collection(key, autolim=False)
+
+
+def _lyapunov_line(
+    ax: Axes, V: Any, f: Any, discrete: bool, domain: Domain | None, ends: tuple[float, float], strict: bool = True
+) -> None:
+    """V and V̇ over one state; hatched where V > 0 fails, or V̇ < 0 does."""
     x = np.linspace(*ends, 801)[:, None]
     with np.errstate(all="ignore"):
         height, change = V(x), np.asarray(_change(V, f, discrete)(x), dtype=np.float64)
     within = np.ones(len(x), bool) if domain is None else depth(domain, V.states)(x) >= 0
     away = np.abs(x[:, 0] - float(V.equilibrium[0])) > 1e-9 * max(1.0, abs(ends[1] - ends[0]))
-    draw_line(ax, x[:, 0], change, within, "V(f(x)) - V(x)" if discrete else "V̇", wrong=(change > 0) & away)
+    name = "ΔV = V(f(x)) - V(x)" if discrete else "V̇"
+    draw_line(ax, x[:, 0], change, within, name, wrong=(change > 0) & away)
     ax.plot(x[:, 0], height, color=RED, linestyle="--", label="V")
+    still = (change == 0) & strict
+    for fails, hatch, color, label in (
+        (still, FAILS, "0.35", f"{'ΔV' if discrete else 'V̇'} = 0"),
+        (height <= 0, OTHER, PURPLE, "V ≤ 0"),
+    ):
+        where = fails & away & within
+        if where.any():
+            ax.fill_between(
+                x[:, 0], 0, 1, where=list(where), transform=ax.get_xaxis_transform(), facecolor="none",
+                edgecolor=color, hatch=hatch, linewidth=0, label=label, zorder=0,
+            )  # fmt: skip
     ax.set(xlabel=readable(V.states[0].name), xlim=ends)
 
 
@@ -209,7 +296,9 @@ def barrier(
 ) -> Axes:
     """The border h = 0 between the set that trajectories start in and the one they do not reach, in the flow.
 
-    Of one state h is drawn as a line; of more than two a plane, with the components of f in it.
+    The title says what is proved, or which claim about h is not: that h does not separate the sets does not mean that
+    the unsafe one is reached. Of one state h is drawn as a line; of more than two a plane, with the components of f in
+    it. A map is drawn with arrows along f(x) - x, of one state with Δh = h(f(x)) - h(x).
 
     Args:
         result: of `BarrierFunction.verify` or `find_barrier`.
@@ -226,7 +315,10 @@ def barrier(
         return verdict(result, ax, plane=plane, at=at, bounds=bounds)
     ax = axes_or_new(ax)
     if len(h.states) == 1:
-        _sets_line(ax, h, result, "h", 0.0, bounds)
+        x = _sets_line(ax, h, result, "h", 0.0, bounds)
+        if result.discrete:
+            change = of_field(h.field.after(result.f) - h.field)(x[:, None])
+            ax.plot(x, change, color=PURPLE, linestyle="-.", label="Δh = h(f(x)) - h(x)")
     else:
         view = _view_of_sets(h.states, result, plane, at, bounds)
         _draw_sets(ax, view, h.states, result)
@@ -236,15 +328,22 @@ def barrier(
             ax.contour(across, up, values, levels=[0.0], colors=[BLACK], linewidths=1.8, zorder=4)
         ax.contourf(across, up, values, levels=[0.0, np.inf], colors=[SKY], alpha=0.18, zorder=1)
         ax.plot([], [], color=BLACK, linewidth=1.8, label="h = 0")
-        draw_field(ax, view, of_field(result.f))
+        draw_motion(ax, view, result.f, result.discrete)
         if result.witness is not None:
-            mark_witness(ax, *view.place(result.witness), "fails here")
-        status_title(ax, "unsafe is not reached", result.status)
+            mark_in_plane(ax, view, result.witness, "fails here")
+        set_title(ax, _separated(result))
         view.frame(ax)
     if len(h.states) == 1:
-        status_title(ax, "unsafe is not reached", result.status)
+        set_title(ax, _separated(result))
     legend_below(ax, 3)
     return ax
+
+
+def _separated(result: BarrierVerdict) -> str:
+    """What a barrier proves, in words, or the claim about h that is not proved."""
+    if result.status is Status.PROVED:
+        return f"unsafe is not reached{'' if result.domain is None else ' while inside D'}: {result.status.name}"
+    return turning_point(result, "h separates the sets")
 
 
 @styled
@@ -269,31 +368,36 @@ def stochastic_barrier(
     if B is None or result.initial is None or result.unsafe is None:
         return verdict(result, ax, plane=plane, at=at, bounds=bounds)
     ax = axes_or_new(ax)
-    bound = "" if result.probability is None else f"P(unsafe) ≤ {result.probability:.3g}"
+    told = turning_point(result, "B bounds P(unsafe)")
+    if result.probability is not None:
+        told = f"P(unsafe) ≤ {shown_up(result.probability, 3)}: {result.status.name}"
     if len(B.states) == 1:
         _sets_line(ax, B, result, "B", None, bounds)
-        for value, style, label in ((result.gamma, "--", "γ"), (result.level, "-.", "λ")):
+        for value, style, label, shown in ((result.gamma, "--", "γ", shown_up), (result.level, "-.", "λ", shown_down)):
             if value is not None:
-                ax.axhline(value, color=PURPLE, linestyle=style, linewidth=1.0, label=f"{label} = {value:.3g}")
-        status_title(ax, bound, result.status)
+                ax.axhline(value, color=PURPLE, linestyle=style, linewidth=1.0, label=f"{label} = {shown(value, 3)}")
+        set_title(ax, told)
         legend_below(ax, 3)
         return ax
     view = _view_of_sets(B.states, result, plane, at, bounds)
     _draw_sets(ax, view, B.states, result)
     across, up = view.axes
     values = view.table(B)
-    for level, style, width, label in ((result.gamma, "--", 1.6, "γ"), (result.level, "-", 1.8, "λ")):
+    for level, style, width, label, shown in (
+        (result.gamma, "--", 1.6, "γ", shown_up),
+        (result.level, "-", 1.8, "λ", shown_down),
+    ):
         if level is not None and np.nanmin(values) < level < np.nanmax(values):
             ax.contour(
                 across, up, values, levels=[level], colors=[BLACK], linestyles=[style], linewidths=width, zorder=4
             )
         if level is not None:
-            ax.plot([], [], color=BLACK, linestyle=style, linewidth=width, label=f"B = {label} = {level:.3g}")
+            ax.plot([], [], color=BLACK, linestyle=style, linewidth=width, label=f"B = {label} = {shown(level, 3)}")
     if result.f is not None:
         draw_field(ax, view, of_field(result.f))
     if result.witness is not None:
-        mark_witness(ax, *view.place(result.witness), "fails here")
-    status_title(ax, bound, result.status)
+        mark_in_plane(ax, view, result.witness, "fails here")
+    set_title(ax, told)
     view.frame(ax)
     legend_below(ax)
     return ax
@@ -317,8 +421,8 @@ def _draw_sets(ax: Axes, view: Slice, states: Any, result: Any) -> None:
         draw_outside(ax, view, view.table(depth(result.domain, states)))
 
 
-def _sets_line(ax: Axes, function: Any, result: Any, name: str, zero: float | None, bounds: Any) -> None:
-    """A function of one state over its sets."""
+def _sets_line(ax: Axes, function: Any, result: Any, name: str, zero: float | None, bounds: Any) -> np.ndarray:
+    """A function of one state over its sets; where it was evaluated."""
     states = function.states
     known = np.zeros(1) if result.witness is None else result.witness
     sets = [result.initial, result.unsafe, result.domain]
@@ -339,3 +443,4 @@ def _sets_line(ax: Axes, function: Any, result: Any, name: str, zero: float | No
     if result.witness is not None:
         mark_witness(ax, float(result.witness[0]), float(function(np.asarray(result.witness))), "fails here")
     ax.set(xlabel=readable(states[0].name), ylabel=name, xlim=(low, high))
+    return x

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ctrlgen.certify.invariance import NoCertificate
+from ctrlgen.certify.premise import shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict
 from ctrlgen.plot.look import (
     BLACK,
@@ -35,6 +36,7 @@ from ctrlgen.plot.slices import (
     draw_sign,
     least_eigenvalue,
     make_slice,
+    mark_in_plane,
     of_field,
     of_matrix,
     reach,
@@ -46,6 +48,8 @@ LINE = 40  # characters of a title over a map in one column
 WIDE = 6.8  # inches of a table, two columns of a page
 TEXT = 78  # characters of a step in a table
 MOST_STEPS = 12
+# of a verdict, each rounded to the side on which it stays true; all digits where that depends on the verdict
+NUMBERS = {"level": shown_down, "rate": shown_down, "constant": repr, "bound": repr, "probability": shown_up}
 SIDE_CLAIM = "is defined"  # in the text of a claim that only makes a function well defined
 
 
@@ -88,7 +92,7 @@ def verdict(
         )  # fmt: skip
         draw_claim(ax, view, steps)
         if witness is not None:
-            mark_witness(ax, *view.place(witness), _witness_label(result))
+            mark_in_plane(ax, view, witness, _witness_label(result))
         set_title(ax, title)
         view.frame(ax)
     legend_below(ax)
@@ -195,6 +199,14 @@ def _titled(result: Verdict, step: Step) -> str:
     return "\n".join(lines[:3])
 
 
+def turning_point(result: Verdict, otherwise: str) -> str:
+    """A title from the step that carries the status of a verdict; other words where none does."""
+    known = [s for s in result.steps if s.outcome.status is result.status]
+    main = [s for s in known if SIDE_CLAIM not in s.claim.text] or known
+    text = _text(main[0].claim) if main else otherwise
+    return "\n".join(textwrap.wrap(f"{textwrap.shorten(text, 2 * LINE - 12)}: {result.status.name}", LINE))
+
+
 def _line(ax: Axes, result: Verdict, steps: Sequence[Step], anchors: Sequence[Any], bounds: Any) -> None:
     """The left-hand side of a claim about one state."""
     claim, values = steps[0].claim, left_hand_side(steps[0].claim)
@@ -279,8 +291,8 @@ def _fitting(ax: Axes, count: float) -> float:
 def _table(result: Verdict) -> list[tuple[Status, list[str], str]]:
     """(status, lines, method), the verdict itself first."""
     numbers = [
-        f"{name} {value:.6g}"
-        for name in ("level", "rate", "constant", "bound", "probability")
+        f"{name} {shown(value)}"
+        for name, shown in NUMBERS.items()
         if isinstance(value := getattr(result, name, None), (int, float))
     ]
     head = f"{type(result).__name__}: {result.claim}" + (f" ({', '.join(numbers)})" if numbers else "")
@@ -347,7 +359,7 @@ def no_certificate(
             ax.contour(across, up, rho, levels=np.exp([-4.0, -2.0, -1.0]), linestyles=[":", "--", "-"], **styles)
             ax.plot([], [], color="0.2", linewidth=0.9, label="levels of ρ*")
             if witness is not None:
-                mark_witness(ax, *view.place(witness), "witness: not zero")
+                mark_in_plane(ax, view, witness, "witness: not zero")
             status_title(ax, "no Lyapunov certificate", result.status)
             view.frame(ax)
     if d == 1:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ctrlgen.certify.premise import shown_down
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.plot.landscape import energy, particles, safe_set
@@ -81,7 +82,7 @@ def draw_rate(
     t = np.linspace(np.min(time), np.max(time), 200)
     line = anchor[1] * np.exp(-rate * (t - anchor[0]))
     seen = (line > bottom / 3) & (line < top * 3)
-    ax.plot(t[seen], line[seen], style, color=color, linewidth=1.4, label=f"{label}: rate {rate:.3g}")
+    ax.plot(t[seen], line[seen], style, color=color, linewidth=1.4, label=f"{label}: rate {shown_down(rate)}")
     ax.set_ylim(bottom, top)
 
 
@@ -103,7 +104,8 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     axes = figure(1, 3 if spatial else 2)[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
     if len(axes) not in (2, 3):
         raise ValueError(f"axes must be 2 or 3 axes; got {len(axes)}.")
-    # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop, in the identity metric; a filtered
+    # a lower bound m on the Hessian certifies the rate 2m of the overdamped loop in continuous time, whatever the
+    # scheme of its steps, in the identity metric; a filtered
     # drift keeps no Gibbs measure
     bound = response.energy_block.properties.hessian_lower
     bent = response.filter is not None and response.filter.mode == "cbf"
@@ -111,7 +113,7 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     plain = getattr(response.plant, "mobility", None) is None and response.schedule is None and not (bent or moved)
     overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
     certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
-    decay(response, axes[0], certified, label="certified", most=most)
+    decay(response, axes[0], certified, label="certified, continuous time", most=most)
     energies(response, axes[1], most)
     if len(axes) == 3:
         _density(response, len(response.time) - 1, axes[2])

@@ -10,10 +10,11 @@ from matplotlib.collections import EllipseCollection, PolyCollection
 
 from ctrlgen.accelerate.region import RegionVerdict
 from ctrlgen.certify.contraction import ContractionVerdict
+from ctrlgen.certify.premise import shown_down
 from ctrlgen.plot.claims import draw_claim, telling, verdict
 from ctrlgen.plot.landscape import energy
-from ctrlgen.plot.look import BLACK, FAILS, ORANGE, SKY, axes_or_new, legend_below, mark_witness, status_title, styled
-from ctrlgen.plot.slices import Slice, make_slice, of_matrix
+from ctrlgen.plot.look import BLACK, FAILS, ORANGE, SKY, axes_or_new, legend_below, set_title, status_title, styled
+from ctrlgen.plot.slices import Slice, make_slice, mark_in_plane, of_matrix
 
 BALLS = 5  # an axis, of a metric
 
@@ -49,8 +50,8 @@ def contraction(
         draw_claim(ax, view, steps)
     _balls(ax, view, metric)
     if result.witness is not None:
-        mark_witness(ax, *view.place(result.witness), "fails here")
-    rate = "" if result.rate is None else f" at λ = {result.rate:.4g}"
+        mark_in_plane(ax, view, result.witness, "fails here")
+    rate = "" if result.rate is None else f" at λ = {shown_down(result.rate)}"
     status_title(ax, f"contraction{rate}", result.status)
     view.frame(ax)
     legend_below(ax)
@@ -116,7 +117,9 @@ def contraction_region(
         if result.energy is not None:
             _landscape(ax, view, result.energy)
         _largest(ax, view, result)
-    status_title(ax, f"contraction at λ = {result.rate:g}", result.status)
+    share = shown_down(100 * result.fraction, 3)
+    about = f"λ = {shown_down(result.rate)}, {share} % of the box"
+    set_title(ax, f"∇²E ⪰ λM on the shaded cells: {result.status.name}\n{about}")
     if view is not None:
         view.frame(ax)
     legend_below(ax)

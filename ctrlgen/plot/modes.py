@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ctrlgen.certify.feedback import FeedbackVerdict
+from ctrlgen.certify.premise import shown_down
 from ctrlgen.interop.design import Design
 from ctrlgen.modes.base import SlowModes
 from ctrlgen.plot.claims import verdict_table
@@ -157,6 +158,6 @@ def feedback(result: FeedbackVerdict, ax: Axes | None = None, *, plane: tuple[in
         ax.set(xlabel=f"z{pick[0] + 1}", ylabel=f"z{pick[1] + 1}")
     ax.grid(True)
     legend_below(ax)
-    rate = "" if result.rate is None else f", rate {result.rate:.3g}"
+    rate = "" if result.rate is None else f", rate {shown_down(result.rate)}"
     status_title(ax, f"modes tend to 0{rate}", result.status)
     return ax

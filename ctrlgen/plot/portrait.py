@@ -14,6 +14,7 @@ from matplotlib.collections import PolyCollection
 
 from ctrlgen.accelerate.region import RegionVerdict
 from ctrlgen.certify.lyapunov import LyapunovFunction
+from ctrlgen.certify.premise import shown_down, shown_up
 from ctrlgen.certify.region import Region
 from ctrlgen.domain import Domain
 from ctrlgen.energies.base import Energy, default_states
@@ -31,7 +32,7 @@ from ctrlgen.plot.look import (
     mark_witness,
     styled,
 )
-from ctrlgen.plot.slices import Slice, depth, draw_field, make_slice, of_field
+from ctrlgen.plot.slices import Slice, connected, depth, draw_field, draw_sublevel, make_slice, of_field
 from ctrlgen.precision import float64
 from ctrlgen.prove.claim import Status
 from ctrlgen.response import Response
@@ -236,7 +237,7 @@ def _contraction(ax: Axes, found: RegionVerdict) -> None:
     if len(found.cells):
         across, up = found.cells[:, 0][:, [0, 1, 1, 0]], found.cells[:, 1][:, [0, 0, 1, 1]]
         corners = list(np.stack([across, up], axis=-1))
-        label = f"contracts at {found.rate:g}: {found.status.name}"
+        label = f"contracts at {shown_down(found.rate)}: {found.status.name}"
         ax.add_collection(
             PolyCollection(corners, facecolors="none", edgecolors=BLACK, hatch="....", linewidths=0, label=label)
         )
@@ -260,26 +261,32 @@ def _border(ax: Axes, view: Slice, domain: Domain) -> None:
 
 
 def _region(ax: Axes, view: Slice, region: Any) -> None:
-    """The certified region, filled, with its status; the level that is refuted, dashed."""
+    """The certified region about the equilibrium, filled, with its status; the level that is refuted, dashed."""
     if isinstance(region, Region):
         V, level, refuted, witness = region.lyapunov, region.level, region.refuted_at, region.witness
-        status = region.status
+        status, domain = region.status, region.domain
+        if region.discrete:
+            raise ValueError("region must be of a system in continuous time for a phase portrait; it is of a map.")
     else:
         V, level = region
-        refuted = witness = None
-        status = None
+        refuted = witness = status = domain = None
     if not isinstance(V, LyapunovFunction) or V.dim != 2:
         raise ValueError("region must be of region_of_attraction with two states, or (V, level), V a LyapunovFunction.")
     height = view.table(V)
-    if level is not None and np.isfinite(level) and height.min() < level:
-        color = BLUE if status is None else STATUS[status][0]
-        ax.contourf(*view.axes, height, levels=[-np.inf, float(level)], colors=[SKY], alpha=0.4)
-        ax.contour(*view.axes, height, levels=[float(level)], colors=[color], linewidths=1.6)
-        told = "" if status is None else f": {status.name}"
-        ax.plot([], [], color=color, linewidth=1.6, label=f"V < {level:.4g}{told}")
+    within = None if domain is None else view.table(depth(domain, V.states))
+    where = "" if domain is None else " inside D"
+    if level is not None and np.isfinite(level):
+        held, lifted = connected(view, height, float(level), within, [float(v) for v in V.equilibrium])
+        if held.any():
+            color = BLUE if status is None else STATUS[status][0]
+            draw_sublevel(ax, view, lifted, float(level), SKY, color, 0.4)
+            told = "" if status is None else f": {status.name}"
+            ax.plot([], [], color=color, linewidth=1.6, label=f"V < {shown_down(level)}{where}{told}")
     if refuted is not None and (level is None or refuted > 1.005 * level):
-        ax.contour(*view.axes, height, levels=[refuted], colors=[RED], linestyles=["--"], linewidths=1.3)
-        ax.plot([], [], color=RED, linestyle="--", label=f"V < {refuted:.4g}: {Status.REFUTED.name}")
+        asked = height if within is None else np.ma.masked_where(within < 0, height)
+        ax.contour(*view.axes, asked, levels=[refuted], colors=[RED], linestyles=["--"], linewidths=1.3)
+        label = f"V < {shown_up(refuted)}{where}: {Status.REFUTED.name}"
+        ax.plot([], [], color=RED, linestyle="--", label=label)
     if witness is not None:
         mark_witness(ax, float(witness[0]), float(witness[1]), "V̇ ≥ 0 here")
 

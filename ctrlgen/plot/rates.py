@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ctrlgen.certify.apriori import KLBound, Plan
 from ctrlgen.certify.decay import Decay
 from ctrlgen.certify.invariance import NoCertificate
 from ctrlgen.certify.log_sobolev import LogSobolev
+from ctrlgen.certify.premise import shown_down, shown_up
 from ctrlgen.certify.verdict import Verdict
 from ctrlgen.plot.claims import no_certificate, verdict_table
 from ctrlgen.plot.look import (
@@ -56,7 +57,7 @@ def decay_bound(result: Decay | LogSobolev, ax: Axes | None = None, response: Re
     refutation = _refutation(result)
     if refutation is not None:
         ax = no_certificate(refutation, ax)
-        status_title(ax, "KL need not fall along this loop", result.status)
+        status_title(ax, "V̇ ≤ 0 along this loop", result.status)
         return ax
     if result.rate is None or not result.rate > 0:
         return verdict_table(result, ax)
@@ -66,13 +67,13 @@ def decay_bound(result: Decay | LogSobolev, ax: Axes | None = None, response: Re
     if measured is not None and np.isfinite(measured.error) and measured.error > 0:
         slow, fast = (max(result.rate + k * 2 * float(measured.error), 0.0) for k in (-1, 1))
         ax.fill_between(t, np.exp(-fast * t), np.exp(-slow * t), color=color, alpha=0.25, linewidth=0, label="± 2 s.e.")
-    ax.semilogy(t, np.exp(-result.rate * t), line, color=color, label=f"{label}: rate {result.rate:.4g}")
+    ax.semilogy(t, np.exp(-result.rate * t), line, color=color, label=f"{label}: rate {shown_down(result.rate)}")
     if measured is None:
         ax.fill_between(t, np.exp(-LIVES * 1.2), np.exp(-result.rate * t), color=color, alpha=0.12, linewidth=0,
                         label="KL(t) / KL(0) is here")  # fmt: skip
         ax.set_ylim(np.exp(-LIVES * 1.2), 1.5)
     if result.constant is not None:
-        ax.plot([], [], " ", label=f"log-Sobolev constant α ≥ {result.constant:.4g}")
+        ax.plot([], [], " ", label=f"log-Sobolev constant α ≥ {shown_down(result.constant)}")
     ax.set(xlabel="time", ylabel="KL(t) / KL(0)", xlim=(0, t[-1]))
     ax.grid(True)
     ax.legend(loc="lower left" if measured is None else "upper right")
@@ -106,7 +107,11 @@ def kl_bound(result: KLBound, ax: Axes | None = None, response: Response | None 
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, result.bound / 2), max(high, result.bound * 2))
         ax.axhline(
-            result.bound, color=color, linestyle=line, linewidth=1.2, label=f"bound at the end: {result.bound:.3g}"
+            result.bound,
+            color=color,
+            linestyle=line,
+            linewidth=1.2,
+            label=f"bound at the end: {shown_up(result.bound, 3)}",
         )
         ax.plot([end], [result.bound], "v", color=color, markersize=6)
     ax.axvline(end, color=BLACK, linestyle=":", linewidth=0.9, label=f"{response.status} at t = {end:.3g}")
@@ -127,10 +132,14 @@ def plan(result: Plan, ax: Axes | None = None) -> Axes:
     steps = np.unique(np.round(np.linspace(0, 1.3 * result.steps, MOST_STEPS)).astype(int))
     bound = np.array([result.bound_after(int(k)) for k in steps])
     ax.semilogy(steps, bound, "-", color=BLUE, label=f"bound of KL ({result.theorem})")
-    ax.axhline(result.bound, color=ORANGE, linestyle="-.", linewidth=1.0, label=f"reached: {result.bound:.3g}")
+    ax.axhline(result.bound, color=ORANGE, linestyle="-.", linewidth=1.0, label=f"reached: {shown_up(result.bound, 3)}")
     if result.floor > 0:
         ax.axhline(
-            result.floor, color=RED, linestyle="--", linewidth=1.0, label=f"floor of this step: {result.floor:.3g}"
+            result.floor,
+            color=RED,
+            linestyle="--",
+            linewidth=1.0,
+            label=f"floor of this step: {shown_up(result.floor, 3)}",
         )
     ax.plot(
         [result.steps], [result.bound], "o", color=BLACK, label=f"stop: {result.steps} steps, t = {result.duration:.3g}"
@@ -150,12 +159,12 @@ def metric_rates(result: MetricVerdict, ax: Axes | None = None) -> Axes:
         result: of `optimal_metric`.
         ax: where to draw; a new figure when omitted.
     """
-    if result.condition is None:
+    if result.condition is None or result.rate is None:
         return verdict_table(result, ax)
     rows = [] if result.plain is None else [("without a metric", result.plain, "0.6", "//")]
     rows.append((f"in the {result.structure} metric", result.condition, BLUE, ""))
-    ax = bars(rows, ax, "condition number", log=True)
-    status_title(ax, f"rate λ = {result.rate:.4g} for ∇²E ⪯ M", result.status)
+    ax = bars(rows, ax, "condition number", log=True, shown=shown_up)
+    status_title(ax, f"rate λ = {shown_down(result.rate)} for ∇²E ⪯ M", result.status)
     return ax
 
 
@@ -171,9 +180,9 @@ def skew_rates(result: SkewVerdict, ax: Axes | None = None) -> Axes:
         return verdict_table(result, ax)
     rows = [] if result.plain is None else [("without J", result.plain, "0.6", "//")]
     rows.append(("with J", result.rate, BLUE, ""))
-    ax = bars(rows, ax, "rate [1/time]")
+    ax = bars(rows, ax, "rate [1/time]", shown=shown_down)
     if result.bound is not None:
-        ax.axvline(result.bound, color=RED, linestyle="--", label=f"no J passes tr(KS)/d = {result.bound:.4g}")
+        ax.axvline(result.bound, color=RED, linestyle="--", label=f"no J passes tr(KS)/d = {shown_up(result.bound)}")
         ax.set_xlim(0, 1.3 * max(result.bound, *(r[1] for r in rows)))
         legend_below(ax)
     status_title(ax, "nonreversible drift", result.status)
@@ -182,10 +191,11 @@ def skew_rates(result: SkewVerdict, ax: Axes | None = None) -> Axes:
 
 @styled
 def friction_rates(result: FrictionVerdict, ax: Axes | None = None) -> Axes:
-    """How two trajectories with the same noise approach each other, by steps: with momentum, and without.
+    """How two trajectories with the same noise approach each other in continuous time: with momentum, and without.
 
-    The units of time of the two loops differ, so steps are compared: a quarter of the largest stable step with
-    momentum, as `FrictionVerdict.plant` takes, and half of it without, where ∇²E ⪯ L.
+    The rates are of the loops in continuous time; their steps have no part in the proof. The units of time of the two
+    loops differ, so each time is divided by a step h: a quarter of the largest stable one with momentum, as
+    `FrictionVerdict.plant` takes, and half of it without, where ∇²E ⪯ L.
 
     Args:
         result: of `optimal_friction`.
@@ -202,19 +212,25 @@ def friction_rates(result: FrictionVerdict, ax: Axes | None = None) -> Axes:
     ax.semilogy(k, result.constant * np.exp(-each["with momentum"] * k), "-", color=BLUE,
                 label=f"with momentum, γ = {result.friction:.3g}")  # fmt: skip
     ax.semilogy(k, np.exp(-each["overdamped"] * k), "--", color=RED, label="overdamped")
-    ax.set(xlabel="steps", ylabel="bound of the distance", xlim=(0, last))
+    ax.set(xlabel="continuous time t / h, each loop's own h", ylabel="bound, continuous time", xlim=(0, last))
     ax.grid(True)
     ax.legend()
-    status_title(ax, f"rate λ = {result.rate:.4g}", result.status)
+    status_title(ax, f"rate λ = {shown_down(result.rate)}", result.status)
     return ax
 
 
-def bars(rows: Sequence[tuple[str, float, str, str]], ax: Axes | None, label: str, log: bool = False) -> Axes:
-    """Horizontal bars, (name, value, colour, hatch) from above, each with its number."""
+def bars(
+    rows: Sequence[tuple[str, float, str, str]],
+    ax: Axes | None,
+    label: str,
+    log: bool = False,
+    shown: Callable[[float, int], str] = lambda value, _: f"{value:.4g}",
+) -> Axes:
+    """Horizontal bars, (name, value, colour, hatch) from above, each with its number, which `shown` rounds."""
     ax = axes_or_new(ax, (3.4, 0.9 + 0.45 * len(rows)))
     for y, (_, value, color, hatch) in enumerate(rows):
         ax.barh(y, value, 0.62, color=color, hatch=hatch, edgecolor=BLACK, linewidth=0.5)
-        ax.annotate(f"{value:.4g}", (value, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.annotate(shown(value, 6), (value, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
     values = [row[1] for row in rows]
     if log:
         ax.set_xscale("log")

@@ -16,14 +16,17 @@ import sympy as sp
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize, to_rgba
+from scipy import ndimage
 
 from ctrlgen.domain import Domain
-from ctrlgen.plot.look import BLACK, FAILS, GRID, MARGIN, OUTSIDE, readable, set_title
+from ctrlgen.plot.look import BLACK, FAILS, GRID, MARGIN, OUTSIDE, mark_witness, readable, set_title
 from ctrlgen.precision import float64
 
 REACH = 2.0  # half a side of what is drawn where nothing says how much
 ROOM = 0.08  # about a set, relative to it
 SHARE = 0.9  # of the values that the colours resolve
+IN_PLANE = 1e-9  # of the size of a point, that it may be off the plane
+ARROWS = 15  # an axis, of the steps of a map
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ class Slice:
     def place(self, x: Any) -> tuple[float, float]:
         """Where a state is seen in the plane."""
         return float(np.asarray(x)[self.plane[0]]), float(np.asarray(x)[self.plane[1]])
+
+    def holds(self, x: Any) -> bool:
+        """Does a state lie in the plane, up to rounding?"""
+        x = np.asarray(x, dtype=np.float64)
+        out = [k for k in range(len(self.at)) if k not in self.plane]
+        size = max(float(np.abs(x).max()), float(np.abs(self.at).max()))
+        return bool((np.abs(x - self.at)[out] <= IN_PLANE * size).all())
 
     def frame(self, ax: Axes) -> None:
         """Limits and labels; in more than two dimensions what is held, where, above the axes."""
@@ -247,6 +257,7 @@ def draw_sign(
     good: int = 1,
     inside: np.ndarray | None = None,
     least: float = 0.0,
+    zero: np.ndarray | None = None,
 ) -> None:
     """Values over the plane in two colours: where their sign is the good one, and, hatched, where it is not.
 
@@ -258,6 +269,7 @@ def draw_sign(
         good: 1 where positive values are wanted, -1 where negative ones are.
         inside: (GRID, GRID), ≥ 0 where anything is claimed; colours are scaled by these values.
         least: wrong values up to this share of the colours' end are not hatched.
+        zero: (GRID, GRID), true where a value of exactly zero is wrong as well.
     """
     across, up = plane.axes
     shown = np.ma.masked_invalid(values)
@@ -266,10 +278,11 @@ def draw_sign(
     top = _round_up(float(np.quantile(sizes, SHARE)) if len(sizes) else 1.0)
     colours = MARGIN if good > 0 else MARGIN.reversed()
     levels = np.linspace(-top, top, 17)
-    levels[8] = -good * 1e-9 * top  # zero is good
+    at_zero = np.zeros(values.shape, bool) if zero is None else zero & (values == 0)
+    levels[8] = (1 if at_zero.any() else -1) * good * 1e-9 * top  # zero is good, unless it is said not to be
     drawn = ax.contourf(across, up, shown, levels=levels, cmap=colours, norm=Normalize(-top, top), extend="both")
     drawn.set_rasterized(True)
-    wrong = -good * shown
+    wrong = np.ma.where(at_zero, 1e-3 * top, -good * shown)
     if shown.count() and float(wrong.max()) > least * top:
         wide = [least * top, float(wrong.max()) * 2]
         hatched = ax.contourf(across, up, wrong, levels=wide, colors=["none"], hatches=[FAILS], zorder=1.5)
@@ -319,6 +332,76 @@ def draw_outside(ax: Axes, plane: Slice, inside: np.ndarray) -> None:
         ax.contourf(across, up, inside, levels=[-np.inf, 0.0], colors=[OUTSIDE], alpha=0.85, zorder=1.95)
         if (inside >= 0).any():
             ax.contour(across, up, inside, levels=[0.0], colors=["0.25"], linestyles=["--"], linewidths=0.9, zorder=2)
+
+
+def connected(
+    plane: Slice, height: np.ndarray, level: float, inside: np.ndarray | None, star: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of {V < level} in a set that hangs together with a point, as far as the drawing grid tells.
+
+    Where the point is not in the plane, or not in the picture, all of {V < level} in the set is taken: the picture
+    does not tell then how its parts hang together.
+
+    Args:
+        plane: what is drawn.
+        height: (GRID, GRID), V.
+        level: of V.
+        inside: (GRID, GRID), ≥ 0 in the set; None for the whole space.
+        star: (d,), the point.
+
+    Returns:
+        (GRID, GRID) bool, and V lifted above the level elsewhere, so that its contour at the level is the edge of the
+        part and of nothing else.
+    """
+    held = np.isfinite(height) & (height < level)
+    if inside is not None:
+        held &= inside >= 0
+    place = np.array(plane.place(star))
+    if plane.holds(star) and (plane.low <= place).all() and (place <= plane.high).all():
+        found: Any = ndimage.label(held)
+        labels = found[0]
+        i, j = np.floor((place - plane.low) / (plane.high - plane.low) * (GRID - 1)).astype(int)
+        near = np.unique(labels[j : j + 2, i : i + 2])  # the corners of the cell that the point lies in
+        held = np.isin(labels, near[near > 0])
+    spread = float(np.ptp(height[held])) if held.any() else 1.0
+    above = level + 1e-9 * max(abs(level), spread)
+    return held, np.where(held, height, np.where(height < above, above, height))
+
+
+def draw_sublevel(ax: Axes, plane: Slice, lifted: np.ndarray, level: float, face: str, edge: str, alpha: float) -> None:
+    """What `connected` found, pale, with a line along its edge."""
+    ax.contourf(*plane.axes, lifted, levels=[-np.inf, level], colors=[face], alpha=alpha)
+    ax.contour(*plane.axes, lifted, levels=[level], colors=[edge], linewidths=1.6)
+
+
+def mark_in_plane(ax: Axes, plane: Slice, x: Any, label: str) -> None:
+    """The cross of a witness where it lies in the plane that is drawn; else a word in the legend that it does not."""
+    if plane.holds(x):
+        mark_witness(ax, *plane.place(x), label)
+    else:
+        ax.plot([], [], " ", label="witness outside this plane")
+
+
+def draw_steps(ax: Axes, plane: Slice, field: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Arrows along f(x) - x of a map f, of its components in the plane: a step jumps, and has no streamlines.
+
+    The arrows are drawn to one scale; the longest is no longer than two of their distances.
+    """
+    edges = [np.linspace(a, b, 2 * ARROWS + 1)[1::2] for a, b in zip(plane.low, plane.high, strict=True)]
+    x = plane.states(*edges)
+    with np.errstate(all="ignore"):
+        step = (field(x) - x)[:, list(plane.plane)]
+    good = np.isfinite(step).all(axis=1)
+    longest = float((np.abs(step[good]) / (plane.high - plane.low)).max(initial=0.0)) * ARROWS
+    if longest == 0:
+        return
+    arrows = ax.quiver(
+        *x[good][:, list(plane.plane)].T, *step[good].T, angles="xy", scale_units="xy", scale=max(1.0, longest / 2),
+        color="0.35", width=0.004, zorder=1.9,
+    )  # fmt: skip
+    arrows.set_gid("steps")
+    told = "f(x) - x" if longest <= 2 else "f(x) - x, shortened"
+    ax.plot([], [], linestyle="none", marker="$\\rightarrow$", color="0.35", markersize=9, label=told)
 
 
 def draw_field(ax: Axes, plane: Slice, field: Callable[[np.ndarray], np.ndarray], density: float = 0.9) -> None:

@@ -125,6 +125,7 @@ class Deadline:
     """A point in time that several engines share."""
 
     def __init__(self, seconds: float):
+        self.seconds = seconds
         self.start = time.monotonic()
         self.end = self.start + seconds
 

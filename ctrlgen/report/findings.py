@@ -36,6 +36,7 @@ class Claim:
             A measurement that speaks against a claim is SAMPLED and does not hold.
         method: how it was decided.
         numbers: {what: value}, as they are shown.
+        assumptions: of the verdicts that decided it.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Claim:
     status: str
     method: str
     numbers: dict[str, str]
+    assumptions: tuple[str, ...] = ()
 
 
 class Findings:
@@ -76,7 +78,7 @@ class Findings:
 
     def claim(
         self, key: str, holds: Any, *, method: str, status: Status = Status.SAMPLED,
-        numbers: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, Any] | None = None, assumptions: tuple[str, ...] = (),
     ) -> bool:  # fmt: skip
         """Say whether a claim holds, and by which evidence.
 
@@ -85,15 +87,20 @@ class Findings:
             holds: whether the evidence is for it.
             method: how it was decided, in a few words.
             status: SAMPLED for numbers; PROVED, REFUTED or UNDECIDED as of the verdict that decided it.
-            numbers: {what: value}; floats are shown with four digits, estimates with their errors.
+            numbers: {what: value}; floats are shown with four digits (all of them where the claim is PROVED, so that
+                no bound is rounded to the wrong side), estimates with their errors.
+            assumptions: what the claim takes for granted.
 
         Returns:
             holds, as a bool.
 
         Raises:
             KeyError: the script states no such claim.
+            TypeError: holds is no bool.
             ValueError: it was answered before, or status and holds contradict one another.
         """
+        if not isinstance(holds, (bool, np.bool_)):
+            raise TypeError(f"holds must be a bool; got {holds!r} for claim {key!r}.")
         holds = bool(holds)
         if key not in self.statements:
             raise KeyError(f"{key!r} is none of the claims of {self.name}: {', '.join(self.statements)}.")
@@ -101,10 +108,11 @@ class Findings:
             raise ValueError(f"claim {key!r} was answered before; collect its parts and answer once.")
         if (status is Status.PROVED and not holds) or (status in (Status.REFUTED, Status.UNDECIDED) and holds):
             raise ValueError(f"claim {key!r} cannot be {status.name} and {'hold' if holds else 'not hold'}.")
-        shown = {str(k): _shown(v) for k, v in (numbers or {}).items()}
+        digits = "" if status is Status.PROVED else ".4g"
         self.claims[key] = Claim(
-            key=key, statement=self.statements[key], holds=holds, status=status.name, method=method, numbers=shown
-        )
+            key=key, statement=self.statements[key], holds=holds, status=status.name, method=method,
+            numbers={str(k): _shown(v, digits) for k, v in (numbers or {}).items()}, assumptions=tuple(assumptions),
+        )  # fmt: skip
         self._write()
         return holds
 
@@ -122,16 +130,21 @@ class Findings:
             numbers: as in `claim`.
 
         Raises:
-            KeyError, ValueError: as `claim`; and when there is no verdict.
+            KeyError, TypeError, ValueError: as `claim`; and when there is no verdict.
+
+        What any of the verdicts assumes is told with the claim.
         """
         every = [verdicts] if isinstance(verdicts, Verdict) else list(verdicts)
         if not every:
             raise ValueError(f"claim {key!r} was given no verdict.")
+        if not isinstance(also, (bool, np.bool_)):
+            raise TypeError(f"also must be a bool; got {also!r} for claim {key!r}.")
         weakest = max((v.status for v in every), key=list(_ORDER).index)
         holds = weakest in POSITIVE and bool(also)
         status = Status.SAMPLED if weakest in POSITIVE and not also else weakest
         method = method or ", ".join(sorted({v.method for v in every if v.method}))
-        return self.claim(key, holds, method=method, status=status, numbers=numbers)
+        assumptions = tuple(dict.fromkeys(a for v in every for a in v.assumptions))
+        return self.claim(key, holds, method=method, status=status, numbers=numbers, assumptions=assumptions)
 
     def figure(self, figure: Any, caption: str, suffix: str = "", dpi: int = 200) -> Path:
         """Save a figure as `<name><suffix>.png` beside the findings.
@@ -194,7 +207,7 @@ class Findings:
 _ORDER = {Status.PROVED: 0, Status.SAMPLED: 1, Status.UNDECIDED: 2, Status.REFUTED: 3}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, digits: str = ".4g") -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Status):
@@ -208,7 +221,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         if math.isnan(value):
             return "not known"
-        return f"{float(value):.4g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
+        return f"{float(value):{digits}}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
     if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(_shown(v) for v in value)
+        return ", ".join(_shown(v, digits) for v in value)
     raise TypeError(f"a number of a claim must be a number, an Estimate, a text or a list of these; got {type(value)}.")

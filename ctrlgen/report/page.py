@@ -45,7 +45,7 @@ th { padding-top: 1.1rem; }
 MEANING = (
     ("PROVED", "every step is exact: rational or ball arithmetic, or a symbolic identity"),
     ("SAMPLED", "numerical evidence: a simulation, a sample or a grid, with its error"),
-    ("REFUTED", "a witness, evaluated exactly, violates the statement"),
+    ("REFUTED", "a witness, evaluated exactly, or an exact certificate contradicts the statement"),
     ("UNDECIDED", "none of these; the statement counts as failing here"),
     ("NOT REACHED", "the analysis ended before it came to this statement"),
 )
@@ -134,7 +134,9 @@ def _section(result: dict[str, Any], folder: Path) -> str:
 def _claim(claim: dict[str, Any]) -> str:
     numbers = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in claim["numbers"].items())
     method = f"<div class=soft>by {_text(claim['method'])}</div>" if claim["method"] else ""
+    taken = "".join(f"<li>{_text(a)}</li>" for a in claim.get("assumptions", ()))
     inner = f"{_badges(claim)}{_text(claim['statement'])}{method}" + (f"<dl>{numbers}</dl>" if numbers else "")
+    inner += f"<details><summary>Taken for granted</summary><ul>{taken}</ul></details>" if taken else ""
     return f"<li{'' if claim['holds'] else ' class=bad'}>{inner}</li>"
 
 

@@ -280,3 +280,21 @@ def test_a_formula_that_was_read_from_code_follows_the_code():
     verdict = cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy), measure=False)
     assert verdict.status is cg.Status.UNDECIDED
     assert not other_gradient(cg.SymbolicEnergy(lambda x: x[0] ** 2 + x[1] ** 2, ["x", "y"]))
+
+
+def test_a_rate_that_is_not_clear_of_zero_is_not_claimed():
+    """Tails of ∝ 1/(1 + x²)²: no exponential rate exists, and the gap of a box is as small as the box is wide."""
+    energy = cg.SymbolicEnergy("2*log(1 + x**2)", ["x"])
+    verdict = cg.KLLyapunov(energy, 1.0).verify(cg.ClosedLoop(cg.Langevin(1.0, 0.01), energy))
+    assert verdict.rate is None
+    assert verdict.measured.value <= 2 * verdict.measured.error
+    assert "is not clear of zero" in verdict.reason
+    assert "falls at the rate" not in verdict.claim
+
+
+def test_the_time_of_a_measured_rate_is_bounded():
+    """A bent valley, whose box grows: here no grid may be begun."""
+    energy = cg.SymbolicEnergy("(1 - x)**2 + 5*(y - x**2)**2", ["x", "y"])
+    verdict = cg.KLLyapunov(energy, 0.5).verify(cg.ClosedLoop(cg.Langevin(0.5, 0.01), energy), timeout=1e-3)
+    assert verdict.status is cg.Status.UNDECIDED
+    assert "the spectral gap was not found in 0.002 s; a larger timeout gives it longer" in verdict.reason

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.path import Path
 
 import ctrlgen as cg
+from ctrlgen.certify.premise import shown_down
 from ctrlgen import plot
 from ctrlgen.training.result import TrainingResult
 
@@ -112,7 +113,7 @@ def test_response_of_every_plant(particles, gaussian):
     for response in (particles, gaussian, gridded):
         axes = response.plot()
         assert axes.shape == (3,)
-        assert legend(axes[0])[-1] == f"certified: rate {2 * m:.3g}"
+        assert legend(axes[0])[-1] == f"certified, continuous time: rate {shown_down(2 * m)}"
         np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), response.energy)
         np.testing.assert_array_equal(axes[1].lines[1].get_ydata(), response.free_energy)
         assert legend(axes[1]) == ["mean energy", "free energy F"]

@@ -22,8 +22,8 @@ def stored(folder, name="one"):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def verdict(status, method="exact"):
-    return cg.Verdict(claim="x ≥ 0", status=status, method=method)
+def verdict(status, method="exact", assumptions=()):
+    return cg.Verdict(claim="x ≥ 0", status=status, method=method, assumptions=assumptions)
 
 
 def test_a_claim_is_in_the_file_at_once_with_what_is_not_reached(tmp_path):
@@ -32,7 +32,7 @@ def test_a_claim_is_in_the_file_at_once_with_what_is_not_reached(tmp_path):
     assert found.claim("small", True, method="measured", numbers={"size": cg.Estimate(0.5, 0.01)})
     small, exact = stored(tmp_path)["claims"]
     assert small == {"key": "small", "statement": "It is small.", "holds": True, "status": "SAMPLED",
-                     "method": "measured", "numbers": {"size": "0.5 ± 0.01"}}  # fmt: skip
+                     "method": "measured", "numbers": {"size": "0.5 ± 0.01"}, "assumptions": []}  # fmt: skip
     assert (exact["holds"], exact["status"]) == (False, "NOT REACHED")
     assert not found.holds
     found.claim("exact", True, method="by hand", status=cg.Status.PROVED)
@@ -60,6 +60,15 @@ def test_a_claim_is_known_as_well_as_the_weakest_of_its_verdicts(tmp_path, statu
     assert (claim["status"], claim["holds"], claim["method"]) == (status, holds, "exact")
 
 
+def test_what_verdicts_assume_is_told_once_and_proved_numbers_are_not_rounded(tmp_path):
+    found = findings(tmp_path)
+    every = [verdict(cg.Status.PROVED, assumptions=a) for a in (("ε > 0", "P ≻ 0"), ("P ≻ 0",))]
+    found.verdicts("exact", every, numbers={"rate": 0.08987883546764044})
+    claim = stored(tmp_path)["claims"][1]
+    assert claim["assumptions"] == ["ε > 0", "P ≻ 0"]
+    assert claim["numbers"] == {"rate": "0.08987883546764044"}
+
+
 def test_contradictions_and_slips_are_refused(tmp_path):
     found = findings(tmp_path)
     with pytest.raises(KeyError, match="none of the claims of one: small, exact"):
@@ -68,6 +77,10 @@ def test_contradictions_and_slips_are_refused(tmp_path):
         found.claim("exact", False, method="", status=cg.Status.PROVED)
     with pytest.raises(ValueError, match="cannot be UNDECIDED and hold"):
         found.claim("exact", True, method="", status=cg.Status.UNDECIDED)
+    with pytest.raises(TypeError, match="holds must be a bool; got nan"):
+        found.claim("exact", float("nan"), method="")
+    with pytest.raises(TypeError, match="also must be a bool; got nan"):
+        found.verdicts("exact", verdict(cg.Status.PROVED), also=float("nan"))
     with pytest.raises(ValueError, match="no verdict"):
         found.verdicts("exact", [])
     with pytest.raises(TypeError, match="must be a number"):

@@ -178,11 +178,14 @@ def test_what_still_runs_elsewhere_is_not_told(tmp_path):
     assert [r["name"] for r in run_report(out, folder=tmp_path, only=["a"]).results] == ["a"]
 
 
-def test_a_missing_figure_is_told(tmp_path):
+def test_a_missing_figure_and_what_is_taken_for_granted_are_told(tmp_path):
     result = {"name": "x", "question": "is it?", "about": "", "status": "finished", "error": None, "claims": [],
               "answer": "", "figures": [{"file": "x.png", "caption": "c"}], "command": "", "seed": 0, "started": "",
               "seconds": 1, "machine": {}, "versions": {}, "printed": ""}  # fmt: skip
     assert "The figure x.png is missing." in render([result], tmp_path)
+    claim = {"key": "k", "statement": "It is.", "holds": True, "status": "PROVED", "method": "exact", "numbers": {},
+             "assumptions": ["ε > 0 & P ≻ 0"]}  # fmt: skip
+    assert "<li>ε &gt; 0 &amp; P ≻ 0</li>" in render([result | {"claims": [claim]}], tmp_path)
     assert write_page(tmp_path / "r.html", [result]).is_file()
     assert not list(tmp_path.glob("*.part"))
 

@@ -146,6 +146,8 @@ def _claim(claim: dict[str, Any]) -> list[str]:
         for label, value in claim["numbers"].items():
             lines += [f"      * - {plain(label)}", f"        - {plain(value) or '–'}"]
         lines.append("")
+    if claim.get("assumptions"):
+        lines += ["   Taken for granted:", "", *(f"   * {plain(a)}" for a in claim["assumptions"]), ""]
     return lines
 
 

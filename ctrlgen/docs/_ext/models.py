@@ -18,7 +18,8 @@ ABOUT = """# Trained energies
 These come with the package: `cg.load_energy("two_moons")`. Each was trained by the command in its card, which trains
 it again. Distances are those of 2000 points from noise to 2000 fresh points of the data, divided by the floor, which is
 the distance of fresh points to fresh points: 1 is as near as a sample of that size can show. T is the duration that the
-energy was trained for; at 5 T one sees whether the loop holds the density or drifts.
+energy was trained for; at 5 T one sees whether the loop holds the density or drifts. Where a card has a rate of V
+that is SAMPLED on a grid, it is twice the spectral gap: the rate of KL in the end (t → ∞), no bound at a finite time.
 """
 
 

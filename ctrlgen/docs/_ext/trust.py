@@ -1,21 +1,23 @@
 """The trust base: which code must be right for PROVED to be right, and which only suggests what is then checked.
 
 The table is written here by hand, from reading the code; lines are counted when the site is built. Every file of the
-folders in `WHOLE` must be in it. A test runs `recheck()` on verdicts of every kind and sees that no code runs which the
-table calls a suggestion.
+package must be in it, but for `__init__.py`, which only import names, and the site's own code. A test makes verdicts of
+many kinds and runs `recheck()` on them, under a profiler: while they are made no file runs of which the table says that
+nothing decides, and while they are checked again no code that it calls a suggestion.
 """
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from texts import markup, write
 
-WHOLE = ("prove", "certify", "accelerate", "energies")
-Role = Literal["decides", "suggests", "both"]
+OUTSIDE = ("docs",)  # folders of the package that are not the library
+Role = Literal["decides", "suggests", "both", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,18 @@ class File:
 
     Args:
         path: in the package.
-        role: "decides": what it says is taken as true; "suggests": its errors cost proofs, not their truth; "both".
+        role: "decides": what it says is taken as true; "suggests": its errors cost proofs, not their truth; "both";
+            "nothing": no proved or refuted verdict rests on it.
         what: it does there.
-        deciding: of a file that is both, the functions and methods that decide; the rest suggests.
+        deciding: of a file that is both, the functions and methods that decide.
+        rest: the role of what is left of such a file.
     """
 
     path: str
     role: Role
     what: str
     deciding: tuple[str, ...] = ()
+    rest: Literal["suggests", "nothing"] = "suggests"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ def _suggests(path: str, what: str) -> File:
     return File(path, "suggests", what)
 
 
+def _partly(path: str, what: str, *deciding: str) -> File:
+    return File(path, "both", what, deciding, "nothing")
+
+
+def _nothing(what: str, paths: str) -> tuple[File, ...]:
+    return tuple(File(path, "nothing", what) for path in paths.split())
+
+
 GROUPS = (
     Group(
         "What a claim says",
@@ -67,7 +80,47 @@ GROUPS = (
             _decides("domain.py", "boxes, balls, sublevel sets, and what &, | and ~ make of them"),
             _decides("polytope.py", "polytopes as sets"),
             _decides("gain.py", "the functions α of a barrier"),
+            _decides("checks.py", "refuses arguments that a definition does not allow"),
+            _decides("precision.py", "in which floating-point type a constant or a trace is computed"),
+            _decides("once.py", "an identity within traced energies"),
+            _decides("rows.py", "sums and products within traced energies"),
             _decides("prove/claim.py", "the claim itself: one inequality on one set, exact numbers only"),
+        ),
+    ),
+    Group(
+        "Which loop, and which safe set",
+        "A verdict reads a loop: its plant's temperature, metric and skew part, its walls, its feedback. An error here "
+        "proves something of another loop. How a plant moves a density decides nothing: verdicts are of the equations.",
+        (
+            _decides("loop.py", "what a loop is: its plant, its energy with walls, its schedule"),
+            _decides("schedule.py", "whether a temperature is constant"),
+            _decides("feedback.py", "which feedback on the density a loop may have"),
+            _partly("plants/particles.py", "metric, skew part and temperature of a loop; its steps decide nothing",
+                    "__init__", "dim", "_mobility", "_skew"),
+            _decides("plants/mobility.py", "a metric that depends on the state"),
+            _decides("plants/gaussian.py", "moments of a Gaussian, of which `KLBelow`, `DissipationBelow` prove"),
+            _partly("plants/propagators.py", "where a schedule is constant, for those moments",
+                    "constant_pieces", "_factor"),
+            _partly("plants/grid.py", "what a grid is; how it moves masses decides nothing",
+                    "__post_init__", "dim", "_pairs", "_counts"),
+            _partly("plants/finite_volume.py", "the cells on one side of a face, for observables of modes", "before"),
+            _partly("plants/guarded.py", "a plant and its filter are joined; the filtered steps decide nothing",
+                    "guard", "__init__", "dim", "constraints"),
+            _decides("constraint.py", "one constraint: quadratic, concave, how far above 0 it is computed"),
+            _decides("constraints.py", "several of them: which are affine, which move"),
+            _decides("safety/reading.py", "how barriers and sets become constraints; empty sets and bad borders"),
+            _decides("safety/filter.py", "the walls of a filter, the energy behind them, its gain"),
+            _decides("interop/systems.py", "energies and loops as equations"),
+            _decides("interop/density.py", "the density as a system: the numbers of which a verdict about it speaks"),
+            _decides("interop/design.py", "laws of density feedback; a Riccati verdict is of the numbers found here"),
+            _decides("modes/base.py", "slow modes as the state of such a system"),
+            _decides("modes/grid.py", "modes on a grid, and observables in them"),
+            _decides("modes/sampled.py", "modes from samples, and observables in them"),
+            _partly("datasets.py", "means and covariances of Gaussian starts",
+                    "__post_init__", "_frozen", "check_covariance", "dim"),
+            _decides("store.py", "which energy a stored model is: a verdict is of the one that was loaded"),
+            _decides("records.py", "the same, of its parts"),
+            _decides("foreign.py", "the same, of checkpoints of other packages"),
         ),
     ),
     Group(
@@ -211,13 +264,46 @@ GROUPS = (
             _decides("energies/feedback.py", "energies with inputs, and the law that sets them"),
         ),
     ),
+    Group(
+        "Where nothing decides",
+        "No proved or refuted verdict rests on these: what they compute is `SAMPLED` at best. A picture or a report "
+        "that is wrong may show a status wrongly; the verdict itself does not change.",
+        (
+            *_nothing("how a density moves",
+                      "plants/base.py plants/ensemble.py plants/noise.py plants/walled.py plants/commanded.py "
+                      "plants/driven.py"),
+            *_nothing("corrections of a filter while it runs, and what was counted of them",
+                      "safety/inputs.py safety/qp.py safety/report.py safety/restricted.py shift.py"),
+            *_nothing("measured quantities, with their errors",
+                      "estimate.py gibbs.py measure/_checks.py measure/annealed.py measure/dissipation.py "
+                      "measure/distance.py measure/effort.py measure/entropic.py measure/neighbours.py "
+                      "measure/partition.py measure/restricted.py measure/transition.py measure/wells.py quality.py "
+                      "response.py"),
+            *_nothing("training, and tables of data",
+                      "recipes.py tables.py training/checkpoint.py training/couplings.py training/data.py "
+                      "training/fit.py training/objectives.py training/quadrature.py training/result.py "
+                      "training/run.py training/update.py"),
+            *_nothing("pictures",
+                      "plot/animation.py plot/certificates.py plot/claims.py plot/landscape.py plot/look.py "
+                      "plot/loops.py plot/metrics.py plot/modes.py plot/movie.py plot/portrait.py plot/rates.py "
+                      "plot/results.py plot/slices.py"),
+            *_nothing("the command line, reports, and how threads are used",
+                      "cli.py demo.py jobs.py report/findings.py report/page.py report/provenance.py report/run.py "
+                      "report/script.py threads.py"),
+        ),
+    ),
 )  # fmt: skip
 
-WORDS = {"decides": "must be right", "suggests": "only suggests", "both": "in part"}
+WORDS = {"decides": "must be right", "suggests": "only suggests", "both": "in part", "nothing": "nothing decides"}
+
+
+def files() -> list[File]:
+    """All files of the table."""
+    return [file for group in GROUPS for file in group.files]
 
 
 def counted(package: Path, file: File) -> tuple[int, int]:
-    """(lines that must be right, lines that only suggest) of a file.
+    """(lines that must be right, all other lines) of a file.
 
     Raises:
         ValueError: a file or a function of the table does not exist.
@@ -240,10 +326,23 @@ def counted(package: Path, file: File) -> tuple[int, int]:
 
 
 def unlisted(package: Path) -> list[str]:
-    """Files of the certificates, engines and energies that the table does not name."""
-    there = {f"{folder}/{p.name}" for folder in WHOLE for p in (package / folder).glob("*.py")}
-    listed = {file.path for group in GROUPS for file in group.files}
-    return sorted(path for path in there - listed if not path.endswith("/__init__.py"))
+    """Files of the package that the table does not name."""
+    there = {path.relative_to(package) for path in package.rglob("*.py")}
+    there = {path.as_posix() for path in there if path.parts[0] not in OUTSIDE and path.name != "__init__.py"}
+    return sorted(there - {file.path for file in files()})
+
+
+def _rows(package: Path, group: Group) -> list[tuple[str, str, str, str]]:
+    """(files, lines, role, what) of each row; files where nothing decides share one for each thing that they do."""
+    rows = []
+    for (what, _), same in groupby(group.files, lambda f: (f.what, f.role if f.role == "nothing" else f.path)):
+        shared = list(same)
+        sizes = [counted(package, file) for file in shared]
+        right, free = (sum(size[k] for size in sizes) for k in (0, 1))
+        size = f"{right} of {right + free}" if shared[0].role == "both" else str(right + free)
+        names = ", ".join(f"``{file.path}``" for file in shared)
+        rows.append((names, size, WORDS[shared[0].role], markup(what)))
+    return rows
 
 
 def render(package: Path) -> str:
@@ -255,18 +354,21 @@ def render(package: Path) -> str:
     left_out = unlisted(package)
     if left_out:
         raise ValueError(f"the trust base does not say what rests on {', '.join(left_out)}: add it in trust.py.")
-    lines, decide, suggest = [], 0, 0
+    lines, total = [], {"decides": 0, "suggests": 0, "nothing": 0}
     for group in GROUPS:
         lines += [f".. rubric:: {group.title}", "", markup(group.about), "", ".. list-table::", "   :class: trust"]
         lines += ["   :header-rows: 1", "", "   * - file", "     - lines", "     - role", "     - what"]
-        for file in group.files:
-            right, free = counted(package, file)
-            decide, suggest = decide + right, suggest + free
-            size = f"{right} of {right + free}" if file.role == "both" else str(right + free)
-            row = (f"``{file.path}``", size, WORDS[file.role], markup(file.what))
+        for row in _rows(package, group):
             lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(row)]
         lines.append("")
-    head = f"Counted when this page was built: **{decide} lines must be right**, {suggest} lines only suggest."
+        for file in group.files:
+            right, free = counted(package, file)
+            total["decides"] += right
+            total[file.rest if file.role == "both" else "suggests" if file.role == "suggests" else "nothing"] += free
+    head = (
+        f"Counted when this page was built: **{total['decides']} lines must be right**, {total['suggests']} lines only "
+        f"suggest, and on {total['nothing']} lines nothing rests."
+    )
     return "\n".join([head, "", *lines]) + "\n"
 
 
