@@ -1,6 +1,7 @@
 """A picture says no more than its verdict: sets, motion, witnesses, titles and numbers."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_what_hangs_together_is_told_without_a_domain_and_cut_by_one():
 
 def test_a_region_of_one_state_is_filled_about_the_equilibrium():
     V = cg.LyapunovFunction("1 - cos(x)", ["x"])
-    found = cg.region_of_attraction(["-sin(x)"], V, ["x"], domain=cg.Box([-3], [3]))
+    found: Any = cg.region_of_attraction(["-sin(x)"], V, ["x"], domain=cg.Box([-3], [3]))
     for drawn, label in ((found, " inside D"), (replace(found, domain=None), "")):
         ax = drawn.plot(bounds=[-10, 10])
         band = labelled(ax, f"proved: V < {shown_down(found.level)}{label}").get_paths()
@@ -71,7 +72,11 @@ def test_a_region_of_one_state_is_filled_about_the_equilibrium():
 def test_a_map_has_arrows_to_where_it_goes_and_no_streamlines():
     region = cg.region_of_attraction(HALVED, BOWL, STATES, time="discrete")
     h = cg.BarrierFunction("1 - x1**2 - x2**2", STATES)
-    sets = {"initial": cg.Ball([0, 0], 0.5), "unsafe": cg.Ball([2, 0], 0.5), "domain": cg.Box([-4, -4], [4, 4])}
+    sets: dict[str, Any] = {
+        "initial": cg.Ball([0, 0], 0.5),
+        "unsafe": cg.Ball([2, 0], 0.5),
+        "domain": cg.Box([-4, -4], [4, 4]),
+    }
     barrier = h.verify(HALVED, **sets, gain="3/4", time="discrete")
     for verdict in (region, barrier):
         assert verdict.discrete
@@ -90,7 +95,11 @@ def test_a_map_of_one_state_has_differences():
     x, change = labelled(region.plot(), "ΔV = V(f(x)) - V(x)").get_data()
     np.testing.assert_allclose(change, (x / 2 + x**3) ** 2 - x**2, atol=1e-12)
     assert "ΔV ≥ 0 here" in legend(region.plot())
-    sets = {"initial": cg.Box(["-1/2"], ["1/2"]), "unsafe": cg.Box([2], [3]), "domain": cg.Box([-3], [3])}
+    sets: dict[str, Any] = {
+        "initial": cg.Box(["-1/2"], ["1/2"]),
+        "unsafe": cg.Box([2], [3]),
+        "domain": cg.Box([-3], [3]),
+    }
     barrier = cg.BarrierFunction("1 - x**2", ["x"]).verify(["x/2"], **sets, gain="3/4", time="discrete")
     x, change = labelled(barrier.plot(), "Δh = h(f(x)) - h(x)").get_data()
     np.testing.assert_allclose(change, 0.75 * x**2, atol=1e-12)
@@ -118,7 +127,11 @@ def test_a_witness_out_of_the_plane_is_not_drawn_in_it():
 
 def test_a_barrier_that_fails_says_which_claim():
     h = cg.BarrierFunction("1 - x1**2 - x2**2", STATES)
-    sets = {"initial": cg.Ball([0, 0], 0.5), "unsafe": cg.Ball([2, 2], 0.25), "domain": cg.Box([-4, -4], [4, 4])}
+    sets: dict[str, Any] = {
+        "initial": cg.Ball([0, 0], 0.5),
+        "unsafe": cg.Ball([2, 2], 0.25),
+        "domain": cg.Box([-4, -4], [4, 4]),
+    }
     ax = h.verify(["x1", "-x2"], **sets).plot()
     assert ax.get_title() == "ḣ ≥ 0 on the domain: REFUTED"
     near = cg.BarrierFunction("4 - x1**2 - x2**2", STATES)
@@ -144,7 +157,7 @@ def test_no_change_is_hatched_where_a_fall_is_claimed():
     points = np.random.default_rng(0).uniform(-0.9, 0.9, size=(50, 2))
     strict = V.verify(["x2", "-x1"], ball)
     assert strict.status is cg.Status.REFUTED
-    assert hatched(strict.plot(), points).all()
+    assert np.all(hatched(strict.plot(), points))
     weak = V.verify(["x2", "-x1"], ball, strict=False)
     assert not weak.strict
     assert not any(getattr(c, "hatches", None) and c.hatches[0] for c in weak.plot().collections)
@@ -157,7 +170,11 @@ def test_proved_numbers_are_rounded_to_the_side_that_stays_true(periodic):
     printed = {"level": 2.304478, "refuted_at": 2.6000004, "domain": None}
     assert {"proved: V < 2.30447", "refuted: V < 2.60001"} <= set(legend(replace(periodic, **printed).plot()))
     B = cg.StochasticBarrier("x1**2/4", ["x1"])
-    sets = {"initial": cg.Box(["-0.35"], ["0.35"]), "unsafe": cg.Box([2], [3]), "domain": cg.Box([-3], [3])}
+    sets: dict[str, Any] = {
+        "initial": cg.Box(["-0.35"], ["0.35"]),
+        "unsafe": cg.Box([2], [3]),
+        "domain": cg.Box([-3], [3]),
+    }
     verdict = replace(B.verify(["-x1"], [["0.3"]], horizon=1, **sets), probability=0.12345, gamma=0.10001, level=0.9999)
     ax = verdict.plot()
     assert ax.get_title() == f"P(unsafe) ≤ 0.124: {verdict.status.name}"

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.path import Path
 
 import ctrlgen as cg
-from ctrlgen.certify.premise import shown_down
 from ctrlgen import plot
+from ctrlgen.certify.premise import shown_down
 from ctrlgen.training.result import TrainingResult
 
 QUADRATIC = cg.Quadratic([[2.0, 0.3], [0.3, 1.0]])
