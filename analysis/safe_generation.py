@@ -352,9 +352,10 @@ def draw(shown, curves, law, tubes, samples, seed):
     entering.set(xlabel="time / T", ylabel="fraction inside", ylim=(0, 1.03), title="cbf in a tube: all in from T on")
     for ax in (kls, w2s):
         ax.set_xlim(min(law) / 12, 2 * max(law))  # room for the legend
+    w2s.set_ylim(0, 1.5 * w2s.get_ylim()[1])
     for ax in axes[-1]:
         ax.grid(True, alpha=0.25)
-        ax.legend()
+        ax.legend(loc="best" if ax is entering else "upper left")
     return falling.figure
 
 
