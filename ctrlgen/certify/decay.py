@@ -29,6 +29,7 @@ from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback
 from ctrlgen.energies.spectral import down, spectrum_bounds
+from ctrlgen.energies.symbolic import CallableEnergy
 from ctrlgen.energies.tails import fractions
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import ClosedLoop
@@ -307,11 +308,22 @@ def _measured(
     if energy.dim <= 2 and plain:
         found = spectral_gap_rate(energy, temperature, seconds=seconds)
         return found, "twice the spectral gap of the Fokker–Planck operator on grids, extrapolated: V's rate in the end"
+    mobility = getattr(plant, "mobility", None)
+    if energy.dim <= 2 and getattr(plant, "skew", None) is None and loop.safety is None and not callable(mobility):
+        found = spectral_gap_rate(_straightened(energy, mobility), temperature, seconds=seconds)
+        return found, "twice the spectral gap on grids in coordinates in which the metric is the identity, extrapolated"
     if loop.safety is not None:
         raise ValueError("behind walls a rate is measured on a grid, in one or two dimensions without metric and skew")
     own = loop if isinstance(plant, Langevin) else None
     rate = fitted_rate(energy, temperature, own, initial, key)
     return rate, f"fitted to a run of particles: {rate.note} ({rate.level:.0%} interval {rate.interval})"
+
+
+def _straightened(energy: Energy, mobility: Any) -> Energy:
+    """y ↦ E(Ly) with K = LLᵀ: along dX = -K∇E dt + √(2εK) dW, y = L⁻¹x moves as the loop of that energy."""
+    k = np.diag(mobility) if np.ndim(mobility) == 1 else np.asarray(mobility, np.float64)
+    factor = np.linalg.cholesky((k + k.T) / 2)
+    return CallableEnergy(lambda y: energy.potential(factor @ y), energy.dim)
 
 
 def identity_holds() -> bool:

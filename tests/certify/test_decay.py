@@ -298,3 +298,17 @@ def test_the_time_of_a_measured_rate_is_bounded():
     verdict = cg.KLLyapunov(energy, 0.5).verify(cg.ClosedLoop(cg.Langevin(0.5, 0.01), energy), timeout=1e-3)
     assert verdict.status is cg.Status.UNDECIDED
     assert "the spectral gap was not found in 0.002 s; a larger timeout gives it longer" in verdict.reason
+
+
+@pytest.mark.parametrize("metric", [np.array([2.0, 0.5]), np.array([[2.0, 0.6], [0.6, 0.8]])], ids=["diagonal", "full"])
+def test_the_measured_rate_in_a_metric_is_that_of_its_own_coordinates(metric):
+    """A quadratic without a formula, and |x|^(3/2) too small to see: 2 λ_min(KP) is exact but for that."""
+    precision = np.array([[1.0, 0.3], [0.3, 3.0]])
+    energy = cg.CallableEnergy(lambda x: 0.5 * (x * (precision @ x)).sum(0) + 1e-9 * (abs(x) ** 1.5).sum(0), 2)
+    loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01, metric=metric), energy)
+    verdict = cg.KLLyapunov(energy, 1.0).verify(loop)
+    full = np.diag(metric) if metric.ndim == 1 else metric
+    exact = 2 * np.linalg.eigvals(np.linalg.solve(full, precision)).real.min()
+    assert verdict.status is cg.Status.SAMPLED
+    assert verdict.measured.value == pytest.approx(exact, rel=2e-3)
+    assert "coordinates in which the metric is the identity" in verdict.reason
