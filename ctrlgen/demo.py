@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import ctrlgen
 from ctrlgen import datasets, measure, plot, store
 from ctrlgen.certify.stopping import SteinResidual
 from ctrlgen.energies.trained import TrainedEnergy
 from ctrlgen.estimate import Estimate
 from ctrlgen.loop import ClosedLoop, StoppingRule
 from ctrlgen.plants.grid import FokkerPlanckGrid
+from ctrlgen.report.provenance import versions
 from ctrlgen.response import Response
 
 RECORDS = 301  # densities kept of a run; few of them are measured
@@ -284,7 +282,6 @@ def _drawn(energy: TrainedEnergy, response: Response, rates: list[Rate]) -> Any:
 
 def _numbers(report: DemoReport, particles: int, seed: int) -> dict[str, Any]:
     response = report.response
-    packages = ("ctrlgen", "jax", "jaxlib", "numpy", "scipy", "equinox", "POT")
     return {
         "model": report.model,
         "particles": particles,
@@ -299,12 +296,8 @@ def _numbers(report: DemoReport, particles: int, seed: int) -> dict[str, Any]:
         "w2_floor": _plain(report.floor),
         "rates": [{"kind": r.kind, **(_plain(r.rate) or {}), "window": r.window} for r in report.rates],
         "seconds": round(report.seconds, 2),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "versions": versions(),
     }
-
-
-def _version(package: str) -> str:
-    return ctrlgen.__version__ if package == "ctrlgen" else version(package)
 
 
 def _plain(value: Estimate | None) -> dict[str, float | None] | None:

@@ -1,4 +1,4 @@
-"""How many threads a piece of linear algebra takes.
+"""How many cores there are for this process, and how many threads a piece of linear algebra takes.
 
 OpenBLAS's threads wait for one another by spinning. Beside other work on the same cores that costs many times what it
 saves on matrices of a few hundred columns, so such pieces run on one thread.
@@ -6,6 +6,7 @@ saves on matrices of a few hundred columns, so such pieces run on one thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -13,6 +14,11 @@ from typing import Any, TypeVar, cast
 from threadpoolctl import ThreadpoolController
 
 Function = TypeVar("Function", bound=Callable)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

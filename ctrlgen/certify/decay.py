@@ -304,14 +304,16 @@ def _measured(
     from ctrlgen.certify.rates import fitted_rate, spectral_gap_rate
 
     plant = loop.plant
-    plain = getattr(plant, "mobility", None) is None and getattr(plant, "skew", None) is None
-    if energy.dim <= 2 and plain:
-        found = spectral_gap_rate(energy, temperature, seconds=seconds)
-        return found, "twice the spectral gap of the Fokker–Planck operator on grids, extrapolated: V's rate in the end"
-    mobility = getattr(plant, "mobility", None)
-    if energy.dim <= 2 and getattr(plant, "skew", None) is None and loop.safety is None and not callable(mobility):
-        found = spectral_gap_rate(_straightened(energy, mobility), temperature, seconds=seconds)
-        return found, "twice the spectral gap on grids in coordinates in which the metric is the identity, extrapolated"
+    mobility, skew = getattr(plant, "mobility", None), getattr(plant, "skew", None)
+    open_metric = not callable(mobility) and loop.safety is None
+    if energy.dim <= 2 and skew is None and (mobility is None or open_metric):
+        straight = energy if mobility is None else _straightened(energy, mobility)
+        where = "" if mobility is None else " in coordinates in which the metric is the identity"
+        found = spectral_gap_rate(straight, temperature, seconds=seconds)
+        return (
+            found,
+            f"twice the spectral gap of the Fokker–Planck operator on grids{where}, extrapolated: V's rate in the end",
+        )
     if loop.safety is not None:
         raise ValueError("behind walls a rate is measured on a grid, in one or two dimensions without metric and skew")
     own = loop if isinstance(plant, Langevin) else None

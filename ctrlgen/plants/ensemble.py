@@ -8,7 +8,6 @@ on one thread a core; the random streams belong to the particles, so the cut doe
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from ctrlgen.estimate import Estimate
 from ctrlgen.plants import noise
 from ctrlgen.plants.base import Failure, Plant, Run
 from ctrlgen.precision import float64
+from ctrlgen.threads import cores
 
 BLOCK = 4096  # particles a block at most
 CACHE = 160_000  # numbers a block may keep at once, where its energy is a network: a core's cache
@@ -390,16 +390,12 @@ def _other_seed(words: np.ndarray) -> int:
 
 
 def _blocks(n: int, footprint: int) -> int:
-    if jax.default_backend() != "cpu" or n < 2 * SMALLEST_BLOCK or _cores() < 2:
+    if jax.default_backend() != "cpu" or n < 2 * SMALLEST_BLOCK or cores() < 2:
         return 1
     size = min(BLOCK, max(SMALLEST_BLOCK, CACHE // footprint))
-    return _cores() * max(1, round(n / (_cores() * size) + 0.25))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() * max(1, round(n / (cores() * size) + 0.25))
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), thread_name_prefix="ctrlgen-particles")
+    return ThreadPoolExecutor(cores(), thread_name_prefix="ctrlgen-particles")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,24 +51,24 @@ MEANING = (
 )
 
 
-def write_page(path: str | Path, results: Iterable[dict[str, Any]], *, quick: bool = False) -> Path:
+def write_page(path: str | Path, results: Iterable[dict[str, Any]], missing: Sequence[str] = ()) -> Path:
     """Write the page of some results, at once or not at all.
 
     Args:
         path: of the page.
         results: contents of the analyses' JSON files, in the order of the page; their figures lie beside the page.
-        quick: whether the run was the short one.
+        missing: names of analyses of which there is no result.
     """
     path, results = Path(path), list(results)
     draft = path.with_suffix(".part")
-    draft.write_text(render(results, path.parent, quick=quick), encoding="utf-8")
+    draft.write_text(render(results, path.parent, missing), encoding="utf-8")
     os.replace(draft, path)
     return path
 
 
-def render(results: list[dict[str, Any]], folder: Path, *, quick: bool = False) -> str:
+def render(results: list[dict[str, Any]], folder: Path, missing: Sequence[str] = ()) -> str:
     """The page as HTML; figures are read from the folder."""
-    body = [f"<h1>{TITLE}</h1>", _head(results, quick), _table(results)]
+    body = [f"<h1>{TITLE}</h1>", _head(results, missing), _table(results)]
     body += [_section(result, folder) for result in results]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -77,7 +77,7 @@ def render(results: list[dict[str, Any]], folder: Path, *, quick: bool = False) 
     )
 
 
-def _head(results: list[dict[str, Any]], quick: bool) -> str:
+def _head(results: list[dict[str, Any]], missing: Sequence[str]) -> str:
     claims = [c for r in results for c in r["claims"]]
     bad = [c for c in claims if not c["holds"]]
     broken = [r for r in results if r["status"] != "finished"]
@@ -85,7 +85,11 @@ def _head(results: list[dict[str, Any]], quick: bool) -> str:
     if bad or broken:
         said += f" <strong>Failing or not reached: {len(bad)}."
         said += f" Analyses that did not come to their end: {len(broken)}.</strong>" if broken else "</strong>"
-    mode = " Short version (--quick): fewer particles, coarser grids." if quick else ""
+    if missing:
+        said += f" <strong>Not run: {_text(', '.join(missing))}.</strong>"
+    short = [r["name"] for r in results if r["quick"]]
+    which = "all" if len(short) == len(results) else ", ".join(short)
+    mode = f" Short version (--quick: fewer particles, coarser grids) of {_text(which)}." if short else ""
     meaning = "".join(f"<dt>{_badge(name)}</dt><dd>{_text(text)}</dd>" for name, text in MEANING)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (

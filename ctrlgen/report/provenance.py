@@ -8,8 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import ctrlgen
+from ctrlgen.threads import cores
 
-PACKAGES = ("ctrlgen", "numpy", "scipy", "sympy", "control", "jax", "equinox", "python-flint", "z3-solver", "clarabel")
+PACKAGES = (
+    "ctrlgen",
+    "numpy",
+    "scipy",
+    "sympy",
+    "control",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "POT",
+    "python-flint",
+    "z3-solver",
+    "clarabel",
+)
 
 
 def versions() -> dict[str, str]:
@@ -19,7 +33,7 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str]:
     """The processor, how many of its cores this process may use, its memory and the system."""
-    found = {"processor": _processor(), "cores": str(_cores()), "system": f"{platform.system()} {platform.machine()}"}
+    found = {"processor": _processor(), "cores": str(cores()), "system": f"{platform.system()} {platform.machine()}"}
     memory = _memory()
     return found if memory is None else found | {"memory": f"{memory:.0f} GiB"}
 
@@ -29,10 +43,6 @@ def _version(package: str) -> str:
         return ctrlgen.__version__ if package == "ctrlgen" else version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

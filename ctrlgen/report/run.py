@@ -18,11 +18,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ctrlgen.report.findings import NOT_REACHED
 from ctrlgen.report.page import write_page
 from ctrlgen.report.script import Analysis, read_script, terminable
+from ctrlgen.threads import cores
 
 GRACE = 20.0  # an interrupted analysis has to save what it has [s]
 CHECKOUT = Path(__file__).resolve().parents[2] / "analysis"
@@ -30,17 +32,19 @@ CHECKOUT = Path(__file__).resolve().parents[2] / "analysis"
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What all analyses found.
+    """What the analyses found.
 
     Args:
         path: of the page.
         results: one an analysis, as its JSON file says, in the order of the page: failing ones first.
-        interrupted: not all of them were run to the end.
+        missing: names of the analyses of which there is no result.
+        interrupted: not all that were asked for were run to the end.
         seconds: wall time of this run.
     """
 
     path: Path
     results: list[dict[str, Any]]
+    missing: tuple[str, ...]
     interrupted: bool
     seconds: float
 
@@ -56,8 +60,9 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Every analysis came to its end and every claim holds."""
-        return bool(self.results) and not self.failing and all(r["status"] == "finished" for r in self.results)
+        """Every analysis that there is a result of, and that was asked for, came to its end and every claim holds."""
+        ended = not self.interrupted and all(r["status"] == "finished" for r in self.results)
+        return bool(self.results) and ended and not self.failing
 
     def __str__(self) -> str:
         lines = []
@@ -67,6 +72,7 @@ class Report:
             lines += [
                 f"  {'holds' if c['holds'] else 'FAILS'}  {c['status']:11s} {c['statement']}" for c in result["claims"]
             ]
+        lines += [f"not run: {', '.join(self.missing)}"] if self.missing else []
         good = len(self.claims) - len(self.failing)
         lines.append(f"{good} of {len(self.claims)} claims hold [{self.seconds:.0f} s]; the report: {self.path}")
         return "\n".join(lines)
@@ -133,13 +139,12 @@ def run_report(
         raise ValueError(
             f"only must name analyses; there is no {unknown[0]!r} among {', '.join(a.name for a in every)}."
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(2, cores) if jobs is None else jobs
+    jobs = min(2, cores()) if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}.")
     out.mkdir(parents=True, exist_ok=True)
     chosen = [a for a in every if a.name in names]
-    run = _Run(out, quick, seed, max(1, cores // jobs))
+    run = _Run(out, quick, seed, max(1, cores() // jobs))
     page = out / "report.html"
     interrupted = False
     with _bar(len(chosen), progress) as bar, ThreadPoolExecutor(jobs) as pool, terminable():
@@ -158,13 +163,14 @@ def run_report(
                         bar.update()
                         if say is not None:
                             say(_line(result))
-                        write_page(page, ordered(_stored(out, every)), quick=quick)
+                        _write(page, every)
         except KeyboardInterrupt:
             interrupted = True
             run.stop()
-    results = ordered(_stored(out, every))
-    write_page(page, results, quick=quick)
-    return Report(path=page, results=results, interrupted=interrupted, seconds=time.perf_counter() - began)
+    results, missing = _write(page, every)
+    return Report(
+        path=page, results=results, missing=missing, interrupted=interrupted, seconds=time.perf_counter() - began
+    )
 
 
 class _Run:
@@ -173,25 +179,27 @@ class _Run:
     def __init__(self, out: Path, quick: bool, seed: int, threads: int):
         self.out, self.quick, self.seed = out, quick, seed
         self.processes: set[subprocess.Popen[bytes]] = set()
-        self.stopped = False
+        self.stopped, self.lock = False, Lock()  # so that none is started that would not be stopped
         # a core for each thread that works: NumPy's are told how many there are for this process
         self.environment = os.environ | {"OPENBLAS_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
     def one(self, analysis: Analysis) -> dict[str, Any]:
         """Run one analysis to its end, whatever that is, and read what it left."""
         name, clock = analysis.name, time.perf_counter()
-        for old in (self.out / f"{name}.json", self.out / f"{name}.log", *self.out.glob(f"{name}*.png")):
+        drawn = [self.out / f["file"] for f in (_read(self.out / f"{name}.json") or {}).get("figures", [])]
+        for old in (self.out / f"{name}.json", self.out / f"{name}.log", *drawn):
             old.unlink(missing_ok=True)
         command = [sys.executable, str(analysis.path), "--seed", str(self.seed), "--out", str(self.out)]
         command += ["--quick"] if self.quick else []
         with (self.out / f"{name}.log").open("wb") as log:
-            if self.stopped:
-                return _broken(self.out, analysis, "interrupted", "it was not started", 0.0)
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=log, env=self.environment, cwd=self.out,
-                start_new_session=True,
-            )  # fmt: skip
-            self.processes.add(process)
+            with self.lock:
+                if self.stopped:
+                    return _broken(self.out, analysis, "interrupted", "it was not started", 0.0)
+                process = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=log, env=self.environment, cwd=self.out,
+                    start_new_session=True,
+                )  # fmt: skip
+                self.processes.add(process)
             code = process.wait()
             self.processes.discard(process)
         stored = _read(self.out / f"{name}.json")
@@ -204,7 +212,8 @@ class _Run:
 
     def stop(self) -> None:
         """Interrupt what runs; what does not end in time is killed."""
-        self.stopped = True
+        with self.lock:
+            self.stopped = True
         deadline = time.monotonic() + GRACE
         for process in list(self.processes):
             with contextlib.suppress(ProcessLookupError):
@@ -233,10 +242,16 @@ def _broken(out: Path, analysis: Analysis, status: str, error: str, seconds: flo
     return result
 
 
-def _stored(out: Path, every: list[Analysis]) -> list[dict[str, Any]]:
-    """What the folder holds, of the analyses there are; one that is running is not told of yet."""
-    found = [_read(out / f"{a.name}.json") for a in every]
-    return [r for r in found if r is not None and r["status"] != "running"]
+def _write(page: Path, every: list[Analysis]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Write the page of what its folder holds of the analyses there are, and the names of those it does not.
+
+    One that is running is not told of yet.
+    """
+    found = {a.name: _read(page.parent / f"{a.name}.json") for a in every}
+    results = ordered([r for r in found.values() if r is not None and r["status"] != "running"])
+    missing = tuple(sorted(found.keys() - {r["name"] for r in results}))
+    write_page(page, results, missing)
+    return results, missing
 
 
 def _read(path: Path) -> dict[str, Any] | None:

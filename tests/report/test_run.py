@@ -89,7 +89,7 @@ def test_the_page_tells_claim_command_seed_versions_and_machine(made):
     text = report.path.read_text()
     for part in (
         "python analysis/a_good.py --seed 5 --quick", "<dt>seed</dt><dd>5</dd>", cg.report.findings.versions()["numpy"],
-        "<dt>processor</dt>", "It is the last.", "NOT REACHED", "SAMPLED", "by measured", "Short version",
+        "<dt>processor</dt>", "It is the last.", "NOT REACHED", "SAMPLED", "by measured", "coarser grids) of all.",
     ):  # fmt: skip
         assert part in text, part
     assert text.index('id="b_killed"') < text.index('id="a_good"')
@@ -105,6 +105,31 @@ def test_one_analysis_again_keeps_the_others(made, tmp_path):
     assert len(again.results) == 4
     after = {p.name: p.read_bytes() for p in report.path.parent.glob("*.json")}
     assert [name for name in kept if kept[name] != after[name]] == ["b_killed.json"]
+
+
+def test_figures_of_another_analysis_are_not_taken_for_its_own(tmp_path):
+    """`pair` begins the name of `pair_of_two`."""
+    write(tmp_path, "pair", DRAW)
+    write(tmp_path, "pair_of_two", DRAW)
+    out = tmp_path / "out"
+    assert run_report(out, folder=tmp_path, quick=True).missing == ()
+    write(tmp_path, "pair")
+    again = run_report(out, folder=tmp_path, only=["pair"])
+    assert (out / "pair_of_two.png").is_file()
+    assert not (out / "pair.png").exists()
+    text = again.path.read_text()
+    assert "coarser grids) of pair_of_two." in text
+    assert "is missing" not in text
+
+
+def test_what_was_not_run_is_told(tmp_path):
+    write(tmp_path, "a")
+    write(tmp_path, "b")
+    report = run_report(tmp_path / "out", folder=tmp_path, only=["a"])
+    assert report.holds
+    assert report.missing == ("b",)
+    assert "not run: b" in str(report)
+    assert "<strong>Not run: b.</strong>" in report.path.read_text()
 
 
 def test_a_failing_claim_is_marked_at_the_top(tmp_path):
@@ -160,6 +185,7 @@ def test_an_interruption_keeps_what_there_is(tmp_path):
     report = run_report(out, folder=tmp_path, jobs=1)
     thread.join()
     assert report.interrupted
+    assert not report.holds
     assert time.monotonic() - began < 60
     assert {r["name"]: r["status"] for r in report.results} == {"a_quick": "finished", "b_slow": "interrupted"}
     slow = json.loads((out / "b_slow.json").read_text())
@@ -181,7 +207,7 @@ def test_what_still_runs_elsewhere_is_not_told(tmp_path):
 def test_a_missing_figure_and_what_is_taken_for_granted_are_told(tmp_path):
     result = {"name": "x", "question": "is it?", "about": "", "status": "finished", "error": None, "claims": [],
               "answer": "", "figures": [{"file": "x.png", "caption": "c"}], "command": "", "seed": 0, "started": "",
-              "seconds": 1, "machine": {}, "versions": {}, "printed": ""}  # fmt: skip
+              "seconds": 1, "quick": False, "machine": {}, "versions": {}, "printed": ""}  # fmt: skip
     assert "The figure x.png is missing." in render([result], tmp_path)
     claim = {"key": "k", "statement": "It is.", "holds": True, "status": "PROVED", "method": "exact", "numbers": {},
              "assumptions": ["ε > 0 & P ≻ 0"]}  # fmt: skip
