@@ -42,7 +42,7 @@ def test_same_particles_in_one_block_or_in_several(monkeypatch):
 
 
 def test_blocks_are_used_on_a_machine_with_cores(monkeypatch):
-    monkeypatch.setattr(ensemble, "_cores", lambda: 4)
+    monkeypatch.setattr(ensemble, "cores", lambda: 4)
     assert ensemble._blocks(10_000, 2) == 4
     assert ensemble._blocks(100, 2) == 1
     assert ensemble._blocks(1_000_000, 2) > 4
