@@ -79,6 +79,17 @@ class Field:
         field.expr, field._native, field.why_no_formula = None, over_batch(function), why
         return field
 
+    def __eq__(self, other: object) -> bool:
+        """The same formula in the same symbols; where code was given, the same code beside it."""
+        return isinstance(other, Field) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return self.states, self.given, self.expr, self._native
+
     @property
     def dim(self) -> int:
         """d, the number of states."""

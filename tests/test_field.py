@@ -69,6 +69,21 @@ def test_nothing_but_formulas_is_read(text, message):
         parse(text, symbols(["x", "y"]))
 
 
+def test_fields_are_equal_when_formula_symbols_and_code_are():
+    def square(x):
+        return x[0] ** 2
+
+    same = [Field("x**2 + x", ["x"]), Field("x + x*x", ["x"])]
+    assert same[0] == same[1]
+    assert hash(same[0]) == hash(same[1])
+    assert Field(square, ["x"]) != Field("x**2", ["x"])  # code beside the formula may hold rules of its own
+    for other in ("x**2 + 2*x", "x**2"):
+        assert Field(other, ["x"]) != same[0]
+    assert Field("y**2 + y", ["y"]) != same[0]
+    assert Field("x**2 + x", ["x", "y"]) != same[0]
+    assert same[0] != "x**2 + x"
+
+
 def test_states_are_named_once_and_at_least_once():
     assert [s.name for s in symbols("a, b c")] == ["a", "b", "c"]
     with pytest.raises(ValueError, match="at least one variable"):

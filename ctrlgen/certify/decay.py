@@ -20,10 +20,11 @@ import sympy as sp
 from ctrlgen.certify.constants import other_gradient
 from ctrlgen.certify.existence import gibbs_measure_exists, refuse_without_gibbs
 from ctrlgen.certify.feedback import dissipative, is_dissipative
-from ctrlgen.certify.invariance import not_invariant
+from ctrlgen.certify.invariance import FORMULA, not_invariant
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.pieces import at_least, exact_hessian
 from ctrlgen.certify.premise import missing, premise, shown_down
+from ctrlgen.certify.transport import formula_of, plain_states
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.energies.algebra import parted
 from ctrlgen.energies.base import Energy
@@ -110,7 +111,11 @@ def verify_decay(
             "alone need not, and neither has a rate by this argument (hypocoercivity)",
         )  # fmt: skip
     if loop.schedule is not None and loop.schedule != "static":
-        return _open(text, deadline, "its temperature changes with time, and so does the measure that it tends to")
+        return _open(
+            text, deadline, "its temperature changes with time, and so does the measure that it tends to. Ask of the "
+            "loop at its last temperature: ClosedLoop(loop.plant, loop.controller, safety=loop.safety, "
+            "schedule='static')",
+        )  # fmt: skip
     if isinstance(loop.controller, DensityFeedback):
         return _fed_back(energy, temperature, loop, loop.controller, initial, key, measure, text, deadline)
     if parted(loop.controller).sets and plant.kind != "grid" and getattr(plant, "scheme", None) != "mala":
@@ -177,7 +182,29 @@ def _open(text: str, deadline: Deadline, reason: str) -> Decay:
 
 
 def _same(a: Energy, b: Energy) -> bool:
-    return a is b or (type(a) is type(b) and bool(eqx.tree_equal(a, b)))
+    """Is it one function, up to a constant? By identity, part for part, or by formulas; False where that is not clear.
+
+    By formulas only where JAX differentiates the formula itself, not code beside it.
+    """
+    if a is b or (type(a) is type(b) and bool(eqx.tree_equal(a, b))):
+        return True
+    states = plain_states(a.dim)
+    first, second = formula_of(a, states), formula_of(b, states)
+    if first is None or second is None or other_gradient(a) or other_gradient(b):
+        return False
+    gap = first - second
+    return bool(sp.count_ops(gap) <= FORMULA) and not sp.expand(gap).free_symbols
+
+
+def _differs(energy: Energy, temperature: float, loop: ClosedLoop, noise: float) -> str:
+    """In what the loop is another than the one that keeps the measure, as far as that is clear."""
+    if isinstance(loop.plant, GradientFlow):
+        return "a flow without noise keeps no Gibbs measure"
+    warmth = f"the loop's temperature is {noise!r} and V's is {temperature!r}"
+    if _same(energy, loop.controller):
+        return warmth
+    other = "the loop's energy is another than V's"
+    return other if noise == temperature else f"{warmth}, and its energy is not known to be V's"
 
 
 # Loops that do not keep the measure -------------------------------------------------------------------
@@ -193,9 +220,16 @@ def _without_invariance(
         return _open(text, deadline, other)
     shown = not_invariant(energy, temperature, loop.controller, noise, None, timeout=max(deadline.left(), 1.0))
     if shown.status is not Status.PROVED:
-        return _open(text, deadline, f"it was not shown whether the loop keeps the Gibbs measure: {shown.reason}")
+        reason = f"it was not shown whether the loop keeps the Gibbs measure: {shown.reason}"
+        if not isinstance(plant, GradientFlow):
+            reason += (
+                ". If the loop's energy is meant to be V's, pass that very one: "
+                "KLLyapunov(loop.controller, loop.plant.temperature)"
+            )
+        return _open(text, deadline, reason)
     about = Claim(text=text, states=(), strict=False, kind="premise")
-    reason = f"V = 0 at the Gibbs measure, which the loop does not keep: {shown.reason}"
+    why = _differs(energy, temperature, loop, noise)
+    reason = f"V = 0 at the Gibbs measure, which the loop does not keep, for {why}: {shown.reason}"
     outcome = Outcome(
         status=Status.REFUTED, method="interval", reason=reason, margin=shown.margin, certificate=_NotKept(about, shown)
     )

@@ -180,7 +180,7 @@ class LyapunovFunction:
             )
         if domain is None and exclude is None and all(s.outcome.status is Status.PROVED for s in steps):
             steps.append(radially_unbounded(self.field, steps[0], deadline))
-        return combine(
+        verdict = combine(
             f"V > 0 and {name} {'<' if strict else '≤'} 0 away from the equilibrium, {where}",
             [*steps, *smooth],
             assumptions=assumptions,
@@ -193,6 +193,10 @@ class LyapunovFunction:
             discrete=discrete,
             strict=strict,
         )
+        if strict and _rests(steps[first:], fall):
+            hint = f"there {name} = 0, which does not refute {name} ≤ 0: strict=False asks for that (stability)"
+            return replace(verdict, reason=f"{verdict.reason}; {hint}")
+        return verdict
 
     def verify_drift(
         self,
@@ -393,6 +397,14 @@ def settle_worst_first(every, first, method, deadline) -> list[Step]:
     motion = settle(every[first:], method, deadline.part(0.8))
     rest = settle(every[:first], method, deadline)
     return [*rest, *motion]
+
+
+def _rests(falls: Sequence[Step], fall: Field) -> bool:
+    """Is V̇ < 0 refuted, and by nothing but points at which V̇ = 0 exactly?"""
+    refuted = [step.outcome for step in falls if step.outcome.status is Status.REFUTED]
+    if not refuted or fall.expr is None:
+        return False
+    return all(o.witness is not None and _is_zero(fall.at(o.witness)) for o in refuted)
 
 
 def _meaning(domain: Domain | None, strict: bool, exclude: float | None, interior: bool) -> str:

@@ -103,9 +103,61 @@ def test_another_temperature_or_energy_is_refuted():
         assert verdict.recheck()
 
 
-def test_the_same_energy_built_twice_is_the_same():
-    again = cg.Quadratic(np.diag([1.0, 4.0]), [0.5, 0.0])
-    assert verify(QUADRATIC, 0.5, cg.GaussianPlant(0.5), again).status is cg.Status.PROVED
+@pytest.mark.parametrize(
+    ("plant", "controller", "words"),
+    [
+        (cg.Langevin(0.7, 0.01), QUADRATIC, "the loop's temperature is 0.7 and V's is 0.5: at"),
+        (cg.Langevin(0.5, 0.01), WELL, "the loop's energy is another than V's: at"),
+        (cg.Langevin(0.7, 0.01), WELL, "is 0.7 and V's is 0.5, and its energy is not known to be V's: at"),
+        (cg.GradientFlow(0.01), QUADRATIC, "a flow without noise keeps no Gibbs measure: at"),
+    ],
+    ids=["temperature", "energy", "both", "flow"],
+)
+def test_what_is_refuted_says_in_what_the_loop_differs(plant, controller, words):
+    verdict = verify(QUADRATIC, 0.5, plant, controller)
+    assert verdict.status is cg.Status.REFUTED
+    assert words in verdict.reason
+
+
+TWICE = {
+    "quadratic": lambda: cg.Quadratic(np.diag([1.0, 4.0]), [0.5, 0.0]),
+    "formula": lambda: cg.SymbolicEnergy("x**2 + x*y + y**2 + cos(x)", ["x", "y"]),
+    "sum": lambda: cg.Quadratic(np.eye(2)) + 0.1 * cg.SymbolicEnergy("cos(x + y)", ["x", "y"]),
+    "shipped": lambda: cg.load_energy("two_moons"),
+}
+
+
+@pytest.mark.parametrize("make", TWICE.values(), ids=TWICE)
+def test_the_same_energy_built_twice_is_the_same(make):
+    verdict = verify(make(), 0.5, cg.Langevin(0.5, 0.01), make(), measure=False)
+    one = make()
+    alone = verify(one, 0.5, cg.Langevin(0.5, 0.01), one, measure=False)
+    assert (verdict.status, verdict.rate, verdict.claim) == (alone.status, alone.rate, alone.claim)
+    assert verdict.steps[0].outcome.status is cg.Status.PROVED  # the identity of a loop that keeps its measure
+
+
+def test_formulas_are_compared_as_functions_up_to_a_constant():
+    given = cg.SymbolicEnergy("(x - y)**2 + y**2", ["x", "y"])
+    other = cg.SymbolicEnergy("a**2 - 2*a*b + 2*b**2 + 3", ["a", "b"])
+    assert verify(given, 0.5, cg.Langevin(0.5, 0.01), other).status is cg.Status.PROVED
+    near = cg.SymbolicEnergy("a**2 - 2*a*b + 2*b**2 + a/10**12", ["a", "b"])
+    assert verify(given, 0.5, cg.Langevin(0.5, 0.01), near).status is not cg.Status.PROVED
+
+
+def test_code_that_reads_as_the_same_formula_is_not_taken_for_it():
+    given = cg.SymbolicEnergy("x**2/2", ["x"])
+    code = cg.SymbolicEnergy(lambda x: 0.5 * x[0] * jax.lax.stop_gradient(x[0]), ["x"])
+    assert code.symbolic(["x"]) == given.symbolic(["x"])
+    verdict = verify(given, 0.5, cg.Langevin(0.5, 0.01), code, measure=False)
+    assert verdict.status is cg.Status.UNDECIDED
+    assert verdict.steps[0].outcome.status is cg.Status.UNDECIDED
+
+
+def test_functions_that_may_be_one_are_left_open_with_advice():
+    one, other = (cg.CallableEnergy(lambda x, k=k: k * jnp.sum(x**2), 2) for k in (1.0, 1.0))
+    verdict = verify(one, 0.5, cg.Langevin(0.5, 0.01), other, measure=False)
+    assert verdict.status is cg.Status.UNDECIDED
+    assert "KLLyapunov(loop.controller, loop.plant.temperature)" in verdict.reason
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -188,6 +240,9 @@ def test_what_is_not_decided_says_why():
     changing = cg.KLLyapunov(QUADRATIC, 0.5).verify(loop)
     assert changing.status is cg.Status.UNDECIDED
     assert "temperature changes" in changing.reason
+    assert "schedule='static'" in changing.reason
+    held = replace(loop, schedule="static")
+    assert cg.KLLyapunov(QUADRATIC, 0.5).verify(held).status is cg.Status.PROVED
     quiet = verify(cg.Banana(), 1.0, cg.Langevin(1.0, 0.01), measure=False)
     assert quiet.status is cg.Status.UNDECIDED
     assert quiet.rate is None

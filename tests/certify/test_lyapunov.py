@@ -98,6 +98,17 @@ def test_weak_decrease_is_stability_with_a_note_on_lasalle():
     assert "asymptotically" not in weak.claim
 
 
+def test_a_fall_that_only_rests_is_told_with_what_to_ask_instead():
+    V = cg.LyapunovFunction("x**2 + v**2", ["x", "v"])
+    resting = V.verify(["v", "-x - v"])
+    assert resting.status is cg.Status.REFUTED
+    assert "strict=False asks for that" in resting.reason
+    assert V.verify(["v", "-x - v"], strict=False).status is cg.Status.PROVED
+    rising = V.verify(["v", "-x + v"])
+    assert rising.status is cg.Status.REFUTED
+    assert "strict=False" not in rising.reason
+
+
 def test_global_needs_radial_unboundedness():
     # V > 0 and V̇ < 0 everywhere, but V → 1 along x: a classic trap (Hahn 1967; Khalil, section 4.1)
     V = cg.LyapunovFunction("x**2/(1 + x**2) + y**2", XY)
