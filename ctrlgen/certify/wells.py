@@ -18,7 +18,8 @@ from ctrlgen.energies.spectral import down, up
 from ctrlgen.prove.claim import Claim, Deadline, Status
 from ctrlgen.prove.decide import decide, shorten
 
-DEPTHS = (1.01, 1.03, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0, 5.0)  # where a double well is cut, in units of its minima's t
+DEPTHS = (1.01, 1.03, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0, 5.0)  # where a double well is cut, in units of its minima's |y|²
+SHARES = (0.1, 0.2, 0.35, 0.6, 0.8, 1.3, 1.8, 2.5, 4.0)  # where a single well is cut, in units of the best cut's |y|²
 RADII = 40  # tried for a ball outside of which a polynomial is convex
 SECONDS = 2.0  # for the proof that it is
 
@@ -40,27 +41,29 @@ def wells(
         best = Fraction((1 + math.sqrt(1 + 2 * epsilon / float(b))) / 2)  # (s - 1) exp(-b s²/ε) is largest
     except (OverflowError, ZeroDivisionError):  # beyond floats
         best = Fraction(DEPTHS[-1])
-    return [_cut(b, square, Fraction(s), name, directions, floor) for s in (*DEPTHS, best)]
+    lead, bend = b / square**2, -2 * b / square
+    return [_cut(lead, bend, Fraction(s) * square, name, directions, floor) for s in (*DEPTHS, best)]
 
 
 def _cut(
-    b: Fraction, square: Fraction, s: Fraction, name: str, directions: Sequence[int], floor: Sequence[Fraction]
+    lead: Fraction, bend: Fraction, s: Fraction, name: str, directions: Sequence[int], floor: Sequence[Fraction]
 ) -> Way:
-    """b(t - 1)² is convex + bounded: for s > 1, b[(t - s)₊² + 2(s - 1)t] and the rest.
+    """A t² + p t with t = |y|² is convex + bounded: for s > 0, A(t - s)₊² + (2As + p)t and the rest.
 
-    (t - s)₊² is a rising convex function of a convex one, so the first has the Hessian 4b(s - 1)/a² at least. The rest
-    is b(1 - s²) for t ≥ s and b[(t - s)² + 1 - s²] below, t ≥ 0, so it oscillates by b s².
+    (t - s)₊² is a rising convex function of a convex one, so the first has the Hessian 4As + 2p at least. The rest is
+    -As² for t ≥ s and A[(t - s)² - s²] below, t ≥ 0, so it oscillates by As².
     """
-    bend, high = 4 * b * (s - 1) / square, up(b * s**2)
+    curvature, high = 4 * lead * s + 2 * bend, up(lead * s**2)
 
     def check() -> bool:
-        t, c = sp.symbols("t c")
-        same = sp.expand((t - 1) ** 2 - ((t - c) ** 2 + 2 * (c - 1) * t) - (1 - c**2)) == 0
-        inside = sp.expand((t - 1) ** 2 - 2 * (c - 1) * t - ((t - c) ** 2 + 1 - c**2)) == 0
-        return same and inside and s > 1 and b > 0 and Fraction(high) >= b * s**2
+        t, c, big, small = sp.symbols("t c A p")
+        whole, straight = big * t**2 + small * t, (2 * big * c + small) * t
+        beyond = sp.expand(whole - big * (t - c) ** 2 - straight + big * c**2) == 0
+        within = sp.expand(whole - straight - big * ((t - c) ** 2 - c**2)) == 0
+        return beyond and within and lead > 0 and s > 0 and Fraction(high) >= lead * s**2
 
-    hessian = np.diag(np.array([k + (bend if i in directions else 0) for i, k in enumerate(floor)], object))
-    where = f"{name}, cut at t = {float(s):.4g}"
+    hessian = np.diag(np.array([k + (curvature if i in directions else 0) for i, k in enumerate(floor)], object))
+    where = f"{name}, cut at |y|² = {float(s):.4g}"
     return (
         Piece(f"convex part of {where}", hessian=hessian, check=check),
         Piece(f"bounded part of {where}", oscillation=high, check=check),
@@ -111,7 +114,7 @@ def _hessian_of(expr: Any, states: tuple, name: str) -> Piece | None:
 
 
 def _quartic(expr: Any, x: sp.Symbol, place: int, dim: int, epsilon: float, name: str) -> list[Way]:
-    """A y⁴ + p y² + a linear function, with y = x - shift and p < 0, is b(y²/a² - 1)² and that linear function."""
+    """A y⁴ + p y² + a linear function, with y = x - shift: a double well where p < 0, a single one elsewhere."""
     if not expr.free_symbols:
         return []
     poly = sp.Poly(expr, x)
@@ -119,15 +122,17 @@ def _quartic(expr: Any, x: sp.Symbol, place: int, dim: int, epsilon: float, name
         return []
     shift = -poly.coeff_monomial(x**3) / (4 * poly.LC())
     moved = sp.Poly(sp.expand(expr.subs(x, x + shift)), x)
-    bend, lead = moved.coeff_monomial(x**2), moved.LC()
-    if bend >= 0:
+    bend, lead = (Fraction(int(v.p), int(v.q)) for v in (moved.coeff_monomial(x**2), moved.LC()))
+    label, floor = name if dim == 1 else f"{name} along {x}", [Fraction(0)] * dim
+    if bend < 0:
+        return wells(bend**2 / (4 * lead), -bend / (2 * lead), epsilon, label, [place], floor)
+    try:  # log(4As + 2p) - As²/ε is largest
+        best = (math.sqrt(float(bend) ** 2 + 8 * float(lead) * epsilon) - float(bend)) / (4 * float(lead))
+    except OverflowError:
         return []
-    height, square = bend**2 / (4 * lead), -bend / (2 * lead)
-    label = name if dim == 1 else f"{name} along {x}"
-    return wells(
-        Fraction(int(height.p), int(height.q)), Fraction(int(square.p), int(square.q)), epsilon, label, [place],
-        [Fraction(0)] * dim,
-    )  # fmt: skip
+    if not 0 < best < math.inf:
+        return []
+    return [_cut(lead, bend, Fraction(best * share), label, [place], floor) for share in (*SHARES, 1.0)]
 
 
 # Convex outside a ball --------------------------------------------------------------------------------

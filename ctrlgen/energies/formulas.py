@@ -17,6 +17,7 @@ from flint import arb, ctx, fmpq
 
 from ctrlgen.continuity import JumpError, conditions
 from ctrlgen.energies.base import Properties
+from ctrlgen.energies.decaying import decaying_range, expanded, gathered, least_of_quadratic
 from ctrlgen.energies.spectral import down
 from ctrlgen.formula import rationalise
 from ctrlgen.prove.balls import Unsupported
@@ -92,7 +93,7 @@ def least_eigenvalue(
     The polynomial part is bounded by an engine, the rest by Gershgorin's discs of its entries' ranges.
     """
     n = matrix.rows
-    parts = [[_split(sp.expand(matrix[i, j]), states) for j in range(n)] for i in range(n)]
+    parts = [[_split(expanded(matrix[i, j]), states) for j in range(n)] for i in range(n)]
     rest = _discs([[parts[i][j][1] for j in range(n)] for i in range(n)])
     if rest is None:
         return None
@@ -195,10 +196,16 @@ def value_range(expr: Any) -> Range | None:
 def _range(e: Any) -> Range:
     if e.is_number:
         return _constant(e)
+    decaying = decaying_range(e)
+    if decaying is not None:
+        return decaying
     if e.is_Symbol:
         return -INFINITE, INFINITE
     if e.is_Add:
-        return _sum([_range(a) for a in e.args])
+        lowest = least_of_quadratic(e)
+        if lowest is not None:
+            return lowest, INFINITE
+        return _sum([_range(a) for a in gathered(e.args)])
     if e.is_Mul:
         number, rest = e.as_independent(*e.free_symbols, as_Add=False)
         if number != 1:
@@ -312,7 +319,9 @@ _RULES: dict[Any, Callable[[Range], Range]] = {
 
 
 def _dissipativity(expr: Any, states: tuple, low: float | None) -> tuple[float, float] | None:
-    """From convexity, ⟨x, ∇E⟩ ≥ m|x|² - |∇E(0)||x|; or, for a polynomial, from a lower bound on ⟨x, ∇E⟩ - a|x|²."""
+    """From convexity, ⟨x, ∇E⟩ ≥ m|x|² - |∇E(0)||x|; for a polynomial from a lower bound on ⟨x, ∇E⟩ - a|x|²; for a
+    polynomial and a rest R with ⟨x, ∇R⟩ ≥ -c or |∇R| ≤ G from the polynomial's (a, b): (a, b + c), (a/2, b + G²/2a).
+    """
     if low is not None and low > 0:
         origin = dict.fromkeys(states, 0)
         slopes = [_constant_or_none(sp.diff(expr, s).subs(origin)) for s in states]
@@ -320,9 +329,26 @@ def _dissipativity(expr: Any, states: tuple, low: float | None) -> tuple[float, 
             square = sum((v * v for v in slopes if v is not None), arb(0))
             return (low / 2, above(square / (2 * arb(low)))) if square != 0 else (low, 0.0)
         return None
-    if not expr.is_polynomial(*states) or not _rational_coefficients(expr, states):
+    polynomial, rest = _split(expanded(expr), states)
+    if not rest.free_symbols:
+        return _radial(sp.expand(polynomial), states)
+    known = _radial(polynomial, states) if polynomial.free_symbols else None
+    if known is None:
         return None
-    radial = sp.expand(sum(s * sp.diff(expr, s) for s in states))
+    a, b = known
+    along = value_range(expanded(sum(s * sp.diff(rest, s) for s in states)))
+    if along is not None and along[0].is_finite():
+        return a, above(arb(b) - along[0].min(arb(0)))
+    slopes = [value_range(sp.diff(rest, s)) for s in states]
+    if any(known is None for known in slopes):
+        return None
+    square = sum((_size(known) ** 2 for known in slopes if known is not None), arb(0))
+    return (a / 2, above(arb(b) + square / (2 * arb(a)))) if square.is_finite() else None
+
+
+def _radial(polynomial: Any, states: tuple) -> tuple[float, float] | None:
+    """(a, b) of a polynomial with rational coefficients from a sum of squares."""
+    radial = sp.expand(sum(s * sp.diff(polynomial, s) for s in states))
     for a in (sp.Rational(1, 2), sp.Rational(1, 20)):
         target = sp.expand(radial - a * sum(s**2 for s in states))
         if _falls(sp.ImmutableMatrix([[target]]), states):

@@ -55,6 +55,9 @@ WITHIN = {
     "flat bottom and a wave": (symbolic("x**4/4 - cos(x)"), 1.0, 4),
     "well and bowl": (cg.DoubleWell() + 0.3 * cg.Quadratic([[1.0, 0.4], [0.4, 1.0]]), 0.8, 4),
     "soft walls": (cg.DoubleWell(stiffness=0.2), 1.0, 9),
+    "quartic and a bump": (symbolic("x**4 + y**2 + exp(-x**2 - y**2)", "x", "y"), 0.5, 4),
+    "coupled quartics": (symbolic("x**4 + x*y + y**4", "x", "y"), 0.5, 3),
+    "quartic less a bump": (symbolic("x**4 + x**2/2 - exp(-2*(x - 1)**2)"), 0.5, 3),
     "callable": (cg.CallableEnergy(lambda x: jnp.sum(x**2) + 0.3 * jnp.cos(2 * x[0]), 1), 0.4, 4),
 }
 
@@ -93,6 +96,15 @@ def test_the_best_cut_of_a_double_well_is_found():
     assert found == pytest.approx(best, rel=1e-6)
     formula = symbolic("1.3*((x/0.8)**2 - 1)**2")
     assert log_sobolev(formula, temperature).constant == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.3])
+def test_the_best_cut_of_a_single_well_is_found(bend):
+    lead, temperature = 0.7, 0.4
+    s = np.linspace(1e-4, 3, 200_000)  # |y|² of the cut
+    best = np.max((4 * lead * s + 2 * bend) / temperature * np.exp(-lead * s**2 / temperature))
+    found = log_sobolev(symbolic(f"{lead}*x**4 + {bend}*x**2"), temperature).constant
+    assert found == pytest.approx(best, rel=1e-6)
 
 
 def test_wells_of_several_states_are_cut_one_by_one():

@@ -1,5 +1,8 @@
 """Bounds of formulas on the whole space against samples far and near, and against known values."""
 
+import math
+import random
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +10,10 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen.energies.base import Properties
+from ctrlgen.energies.decaying import decaying_range, expanded
 from ctrlgen.energies.formulas import twice_differentiable, value_range
 
-X = sp.Symbol("x", real=True)
+X, Y = sp.symbols("x y", real=True)
 
 FORMULAS = [
     "x**2/2 + cos(3*x)/4",
@@ -22,6 +26,13 @@ FORMULAS = [
     "erf(x) + x**4 + y**4 - x*y",
     "(x**2 - 1)**2 + y**2/2",
     "sin(x + y)**3",
+    "x**4 + y**2 + exp(-x**2 - y**2)",
+    "(x**2 + y**2)**2 - 3*exp(-(x - 1)**2 - x*y - 2*y**2)",
+    "x*y*exp(-x**2 - (y + 1)**2)",
+    "sqrt(1 + x**2 + x*y + y**2) + x**4 + y**4",
+    "5*log(1 + x**2 + y**2)",
+    "x/(1 + x**2 + y**2)**2",
+    "x**4 + y**4 + 2*sin(3*x)",
 ]
 
 
@@ -44,6 +55,87 @@ def test_bounds_hold_at_samples(text):
         a, b = known.dissipativity
         radial = (x * energy.gradient(x)).sum(axis=1)
         assert (radial >= a * (x**2).sum(axis=1) - b - 1e-9).all()
+
+
+def decaying(k):
+    """A random polynomial times a factor that decays, from the seed k."""
+    r = random.Random(k)
+
+    def number(least=-12):
+        return sp.Rational(r.randint(least, 12), 4)
+
+    def polynomial(degree):
+        return sum(number() * X ** r.randint(0, degree) * Y ** r.randint(0, degree) for _ in range(3))
+
+    def quadratic():
+        square = number(1) * (X - number()) ** 2 + number(1) * (Y - number()) ** 2
+        return square + number() * X * Y / 13 + number()
+
+    q = quadratic()
+    return [
+        polynomial(2) * sp.exp(-q),
+        polynomial(2) * sp.exp(-q) + polynomial(1) * sp.exp(-quadratic()) - number() * sp.exp(-q),
+        polynomial(1) * (q + 10) ** -sp.Rational(r.randint(2, 5), 2),
+        polynomial(2) * (q + 10) ** -r.randint(2, 4),
+    ][k % 4]
+
+
+@pytest.mark.parametrize("k", range(40))
+def test_ranges_of_what_decays_hold_at_samples(k):
+    expr = decaying(k)
+    known = value_range(expanded(expr))
+    rng = np.random.default_rng(k)
+    points = np.concatenate([rng.normal(size=(5000, 2)) * size for size in (0.5, 2, 6)])
+    values = sp.lambdify((X, Y), expr, "numpy")(*points.T) * np.ones(len(points))
+    room = 1e-9 * np.abs(values).max()
+    assert float(known[0].lower()) <= values.min() + room
+    assert float(known[1].upper()) >= values.max() - room
+    assert float(known[1].upper()) - float(known[0].lower()) < 200 * np.ptp(values) + room
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("exp(-x**2 - y**2)", 0, 1),
+        ("x*exp(-x**2/2)", -math.exp(-0.5), math.exp(-0.5)),
+        ("x**2*exp(-3*x**2)", 0, 1 / (3 * math.e)),
+        ("x*y*exp(-x**2 - y**2)", -1 / (2 * math.e), 1 / (2 * math.e)),
+        ("3*exp(2*x - x**2)", 0, 3 * math.e),
+        ("(x**2 - 2*x + 1)*exp(-(x - 1)**2)", 0, 1 / math.e),
+        ("x*(x**2 + 4)**(-1/2)", -1, 1),
+        ("exp(-x**2)*exp(2*x)*exp(-1) - 3*exp(-(x - 1)**2)", -2, 0),
+    ],
+)
+def test_ranges_that_are_known(text, low, high):
+    known = value_range(cg.SymbolicEnergy(text, ["x", "y"]).symbolic([X, Y]))
+    assert float(known[0].mid()) == pytest.approx(low, abs=1e-12)
+    assert float(known[1].mid()) == pytest.approx(high, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x*exp(-y**2)", "exp(x**2)", "exp(x**2 - y**2)", "exp(x*y)", "x**2*(1 + x**2)**(-1/2)", "x**3/(1 + x**2 + y**2)",
+     "x/(x**2 + y**2)", "1/(x**2 + y**2 - 1)"],
+)  # fmt: skip
+def test_what_does_not_decay_is_not_bounded(text):
+    known = value_range(cg.SymbolicEnergy(text, ["x", "y"]).symbolic([X, Y]))
+    assert known is None or not known[1].is_finite()
+
+
+def test_the_smallest_eigenvalue_is_not_believed(monkeypatch):
+    q = X**2 + X * Y + Y**2
+    assert decaying_range(sp.exp(-q)) is not None
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda matrix: np.array([0.6, 1.5]))  # it is 0.5
+    assert decaying_range(sp.exp(-q)) is None
+
+
+def test_dissipativity_of_a_polynomial_and_what_is_beside_it():
+    alone = cg.SymbolicEnergy("x**4", ["x"]).properties.dissipativity
+    steep = cg.SymbolicEnergy("x**4 + 2*sin(3*x)", ["x"]).properties.dissipativity  # |∇R| ≤ 6
+    assert steep == pytest.approx((alone[0] / 2, alone[1] + 36 / (2 * alone[0])))
+    bump = cg.SymbolicEnergy("x**4 + exp(-x**2)", ["x"]).properties.dissipativity  # x R' = -2x² exp(-x²) ≥ -2/e
+    assert bump == pytest.approx((alone[0], alone[1] + 2 / math.e))
+    assert cg.SymbolicEnergy("x**4 + y**2*sin(x*y)", ["x", "y"]).properties.dissipativity is None
 
 
 def test_known_values():

@@ -250,6 +250,7 @@ GROUPS = (
             _decides("energies/landscapes.py", "the classic landscapes, as formulas"),
             _decides("energies/symbolic.py", "energies of formulas and of code"),
             _decides("energies/formulas.py", "constants of formulas, by exact bounds"),
+            _decides("energies/decaying.py", "ranges of polynomials times Gaussians or inverse powers"),
             _decides("energies/mixture.py", "\"or\" of energies"),
             _decides("energies/observation.py", "conditioning on observations"),
             _decides("energies/neural.py", "networks"),
