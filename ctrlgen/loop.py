@@ -419,9 +419,8 @@ class _Simulation:
         return tqdm(total=self.steps, unit="step", desc="closed loop", disable=not self.progress, leave=False)
 
     def _explain(self, failure: Any) -> str:
-        total = len(self.kept[0][1])
         some = ", ".join(map(str, failure.particles[:5])) + (", ..." if len(failure.particles) > 5 else "")
-        who = f"{len(failure.particles)} of {total} particles ({some}): " if failure.particles else ""
+        who = f"{len(failure.particles)} of {len(self.kept[0][1])} particles ({some}): " if failure.particles else ""
         return (
             f"{who}{failure.reason} at step {failure.step} (t = {failure.step * self.state.step:g}). "
             f"The response ends at step {self.state.done}. A step below {self.state.step:g} is the usual remedy."

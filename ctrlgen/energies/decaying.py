@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import sympy as sp
 from flint import arb, fmpq
 
+HIGHEST = 12  # degree of a polynomial that is moved to the minimiser of its quadratic
 LARGEST = 12  # states of a quadratic with mixed terms, which is bounded by its smallest eigenvalue
 
 
@@ -50,14 +51,15 @@ def least_of_quadratic(expr: Any) -> arb | None:
 
 def gathered(terms: Iterable[Any]) -> list[Any]:
     """The terms of a sum; polynomials before one and the same decaying factor in one, for their bounds do not add."""
-    plain, before = [], {}
+    plain: list[Any] = []
+    before: dict[Any, list[Any]] = {}
     for term in terms:
         polynomial, factor = _split(term)
         if factor == 1:
             plain.append(term)
         else:
-            before[factor] = before.get(factor, 0) + polynomial
-    return plain + [polynomial * factor for factor, polynomial in before.items()]
+            before.setdefault(factor, []).append(polynomial)
+    return plain + [sp.Add(*parts) * factor for factor, parts in before.items()]
 
 
 def expanded(expr: Any) -> Any:
@@ -82,23 +84,28 @@ def _split(term: Any) -> tuple[Any, Any]:
             polynomial *= factor
         else:
             rest *= factor
-    return polynomial, sp.exp(sp.expand(exponent)) * rest
+    return polynomial, rest if exponent == 0 else sp.exp(sp.expand(exponent)) * rest
 
 
+@lru_cache(maxsize=256)
 def _well(q: Any) -> _Well | None:
-    q = sp.sympify(q)
     states = tuple(sorted(q.free_symbols, key=str))
     if not states or not q.is_polynomial(*states):
         return None
     poly = sp.Poly(q, *states)
     if poly.total_degree() != 2 or not all(c.is_Rational for c in poly.coeffs()):
         return None
-    matrix = sp.hessian(q, states) / 2
+    matrix, slope = sp.zeros(len(states)), sp.zeros(len(states), 1)
+    for powers, value in poly.terms():
+        at = [i for i, k in enumerate(powers) for _ in range(k)]
+        if len(at) == 2:
+            matrix[at[0], at[1]] += value / 2
+            matrix[at[1], at[0]] += value / 2
+        elif at:
+            slope[at[0]] = value
     low = matrix.diagonal() if matrix.is_diagonal() else _least(matrix)
     if low is None or not all(v > 0 for v in low):
         return None
-    origin = dict.fromkeys(states, 0)
-    slope = sp.Matrix([sp.diff(q, s).xreplace(origin) for s in states])
     centre = tuple(-matrix.LUsolve(slope) / 2)
     return _Well(states, centre, tuple(low), poly(*centre))
 
@@ -116,6 +123,8 @@ def _least(matrix: Any) -> list[Any] | None:
 def _bounded(polynomial: Any, well: _Well | None, under: Callable) -> tuple[arb, arb] | None:
     """The sum of the ranges of the polynomial's monomials in t, each times the factor."""
     if well is None:
+        return None
+    if polynomial.free_symbols and sp.total_degree(polynomial, *well.states) > HIGHEST:
         return None
     moved = polynomial.xreplace({s: s + m for s, m in zip(well.states, well.centre, strict=True)})
     poly = sp.Poly(moved, *well.states)

@@ -93,11 +93,11 @@ def least_eigenvalue(
     The polynomial part is bounded by an engine, the rest by Gershgorin's discs of its entries' ranges.
     """
     n = matrix.rows
-    parts = [[_split(expanded(matrix[i, j]), states) for j in range(n)] for i in range(n)]
-    rest = _discs([[parts[i][j][1] for j in range(n)] for i in range(n)])
+    parts = {(i, j): _split(expanded(matrix[i, j]), states) for i in range(n) for j in range(i, n)}
+    rest = _discs({place: part[1] for place, part in parts.items()}, n)
     if rest is None:
         return None
-    poly = sp.ImmutableMatrix(n, n, lambda i, j: parts[i][j][0])
+    poly = sp.ImmutableMatrix(n, n, lambda i, j: parts[min(i, j), max(i, j)][0])
     claims: list[tuple[Claim, Outcome]] = []
 
     def make(b: sp.Rational) -> Claim:
@@ -144,13 +144,16 @@ def _rational_coefficients(term: Any, states: tuple) -> bool:
     return all(c.is_Rational for c in sp.Poly(term, *states).coeffs())
 
 
-def _discs(entries: list[list[Any]]) -> sp.Rational | None:
-    """A rational below every Gershgorin disc of a symmetric matrix, from the ranges of its entries."""
+def _discs(entries: dict[tuple[int, int], Any], n: int) -> Any:
+    """A rational below every Gershgorin disc of a symmetric matrix, from the ranges of its entries on and above the
+    diagonal.
+    """
+    known = {place: value_range(entry) for place, entry in entries.items()}
     lowest = None
-    for i, row in enumerate(entries):
-        ranges = [value_range(entry) for entry in row]
+    for i in range(n):
+        ranges = [known[min(i, j), max(i, j)] for j in range(n)]
         own = ranges[i]
-        if own is None or any(known is None for known in ranges):
+        if own is None or any(r is None for r in ranges):
             return None
         reach = own[0] - sum((_size(r) for j, r in enumerate(ranges) if j != i and r is not None), arb(0))
         if not reach.is_finite():
