@@ -64,22 +64,6 @@ METHODS = {  # name -> colour, line style
 EM, CD, SHIPPED = METHODS
 
 
-@dataclass(frozen=True)
-class Standardised:
-    """A data set in units of its standard deviations, as training sees it."""
-
-    base: Any
-    center: np.ndarray
-    scale: np.ndarray
-    dim: int = 2
-
-    def sample(self, key, n):
-        return (self.base.sample(key, n) - self.center) / self.scale
-
-    def log_density(self, x):
-        return self.base.log_density(np.asarray(x) * self.scale + self.center) + np.log(self.scale).sum()
-
-
 # The identities and the bound --------------------------------------------------------------------------------------
 
 
@@ -252,7 +236,7 @@ def over(a, b):
 def trained(name, options):
     """Loops by method, one a seed, and the shipped model's."""
     model: Any = cg.load_energy(name)
-    data = Standardised(getattr(cg.datasets, name), model.center, model.scale)
+    data = cg.datasets.get(name).standardised(model.center, model.scale)
     loops = {EM: [], CD: []}
     for seed in range(options.seed, options.seed + (1 if options.quick else 4)):
         for method, objective in objectives(options.quick).items():

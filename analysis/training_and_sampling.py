@@ -49,24 +49,6 @@ BOX = [(-4.5, 4.5)] * 2
 LOOKS = (0, 1, 2, 4, 8, 20, 40)  # records at which particles are measured, of 41
 
 
-@dataclass(frozen=True)
-class Standardised:
-    """A data set in units of its standard deviations, as training sees it."""
-
-    base: Any
-    center: np.ndarray
-    scale: np.ndarray
-    dim: int = 2
-
-    def sample(self, key, n):
-        """n points, (n, d)."""
-        return (self.base.sample(key, n) - self.center) / self.scale
-
-    def log_density(self, x):
-        """log of the density of those [nats]."""
-        return self.base.log_density(np.asarray(x) * self.scale + self.center) + np.log(self.scale).sum()
-
-
 def network(key, quick=True):
     """The energy that is trained here; in full as large as the shipped models."""
     width, depth = (32, 2) if quick else (64, 3)
@@ -439,7 +421,7 @@ def answer_training(found, trainings):
 def analyse(options, found):
     warnings.simplefilter("error", RuntimeWarning)
     model: Any = cg.load_energy("two_moons")
-    data = Standardised(cg.datasets.two_moons, model.center, model.scale)
+    data = cg.datasets.two_moons.standardised(model.center, model.scale)
     share = same_particles(data, options.seed)
     other = share.pop("with another key")
     found.claim(

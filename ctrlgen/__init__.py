@@ -3,6 +3,7 @@
 Names are loaded when they are first used, so that importing the package costs next to nothing.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -181,9 +182,23 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"ctrlgen.{_MODULES[name]}")
     else:
-        raise AttributeError(f"module 'ctrlgen' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+        raise _no_attribute(__name__, name, __all__)
     globals()[name] = value
     return value
+
+
+def _no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError:
+    """What a module that loads its names lazily raises: with the name that was probably meant, else with all names.
+
+    Case and underscores do not count. The suggestion is part of the text, for notebooks and `str` show nothing else;
+    without `obj` Python does not make one of its own behind it.
+    """
+    from difflib import get_close_matches
+
+    plain = {other.lower().replace("_", ""): other for other in known}
+    close = get_close_matches(name.lower().replace("_", ""), plain, n=1)
+    hint = f"Did you mean {plain[close[0]]!r}?" if close else f"It has {', '.join(sorted(plain.values()))}."
+    return AttributeError(f"module {module!r} has no attribute {name!r}. {hint}", name=name)
 
 
 def __dir__() -> list[str]:

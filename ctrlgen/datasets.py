@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import ive, logsumexp
 
 _CHUNK = 8192  # points whose density is computed at once
+_MOMENT_SAMPLE = 20_000  # rows that tell mean and deviations where these are not known; training takes the same
 _HELD_OUT_SEED = 0  # of the permutation that splits the digits; a change would invalidate every card
 
 
@@ -70,11 +71,33 @@ class Distribution(ABC):
         out = np.concatenate(parts) if parts else np.empty(0)
         return out if x.ndim == 2 else out[0]
 
+    def standardised(self, center: Any = None, scale: Any = None) -> Standardised:
+        """The distribution of (x - center) / scale: with mean 0 and standard deviation 1 in every coordinate.
+
+        Mean and standard deviations are exact for Gaussians and for what `names()` lists but tutorial_moons; elsewhere
+        they are those of `.sample(0, 20_000)`. A coordinate that does not vary keeps scale 1.
+
+        Args:
+            center: (d,) [length]; the mean when omitted.
+            scale: (d,), positive [length]; the standard deviations when omitted. `.center` and `.scale` of a trained
+                energy give the units that its network sees.
+
+        Raises:
+            ValueError: center or scale is not (d,) and finite, or scale is not positive.
+        """
+        mean, deviation = (None, None) if not (center is None or scale is None) else self._moments()
+        return Standardised(self, mean if center is None else center, deviation if scale is None else scale)
+
     @abstractmethod
     def _draw(self, generator: np.random.Generator, n: int) -> np.ndarray: ...
 
     def _log_density(self, x: np.ndarray) -> np.ndarray:
         raise NotImplementedError
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each coordinate, (d,) both."""
+        rows = self.sample(0, _MOMENT_SAMPLE)
+        return rows.mean(axis=0), _varying(rows.mean(axis=0), rows.std(axis=0))
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.dim}-D>"
@@ -121,10 +144,67 @@ class Gaussian(Distribution):
         constant = self.dim / 2 * math.log(2 * math.pi) + np.log(np.diag(self._factor)).sum()
         return -0.5 * (white**2).sum(axis=0) - constant
 
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.mean, np.sqrt(np.diag(self.covariance))
+
     def __repr__(self) -> str:
         if self.dim > 4:
             return f"<Gaussian, {self.dim}-D>"
         return f"Gaussian(mean={self.mean.tolist()}, covariance={self.covariance.tolist()})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Standardised(Distribution):
+    """A distribution in other units, those of (x - center) / scale: what `Distribution.standardised` returns.
+
+    The same key and n give the same samples, in these units; the density has the factor Π scale.
+
+    Args:
+        base: the distribution of x.
+        center: (d,) [length of the base].
+        scale: (d,), positive [length of the base].
+
+    Raises:
+        TypeError: base is not a `Distribution`.
+        ValueError: center or scale is not (d,) and finite, or scale is not positive.
+    """
+
+    base: Distribution
+    center: Any
+    scale: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Distribution):
+            raise TypeError(f"base must be a Distribution; got {type(self.base).__name__}.")
+        for name in ("center", "scale"):
+            value = _frozen(getattr(self, name))
+            if value.shape != (self.base.dim,) or not np.isfinite(value).all():
+                raise ValueError(f"{name} must be finite, of shape ({self.base.dim},); got {getattr(self, name)!r}.")
+            object.__setattr__(self, name, value)
+        if (self.scale <= 0).any():
+            raise ValueError(f"scale must be positive in every coordinate; got {self.scale}.")
+        object.__setattr__(self, "name", f"{self.base.name}, standardised")
+        object.__setattr__(self, "has_density", self.base.has_density)
+
+    @property
+    def dim(self) -> int:
+        """d, the number of coordinates."""
+        return self.base.dim
+
+    @cached_property
+    def bounds(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """(2, d), the box of the base in these units."""
+        return _frozen((self.base.bounds - self.center) / self.scale)
+
+    def _draw(self, generator: np.random.Generator, n: int) -> np.ndarray:
+        return (self.base._draw(generator, n) - self.center) / self.scale
+
+    def _log_density(self, x: np.ndarray) -> np.ndarray:
+        return self.base._log_density(x * self.scale + self.center) + np.log(self.scale).sum()
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, deviation = self.base._moments()
+        return (mean - self.center) / self.scale, deviation / self.scale
 
 
 class _GaussianCircle(Distribution):
@@ -145,6 +225,9 @@ class _GaussianCircle(Distribution):
         distance = ((x[:, None, :] - self.centres) ** 2).sum(axis=2)
         constant = math.log(2 * math.pi * self.variance * len(self.centres))
         return np.asarray(logsumexp(-distance / (2 * self.variance), axis=1)) - constant
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.centres.mean(axis=0), np.sqrt(self.centres.var(axis=0) + self.variance)
 
 
 class _TwoMoons(Distribution):
@@ -181,6 +264,11 @@ class _TwoMoons(Distribution):
         inside = top + np.log(np.exp(exponent - top[:, None]).sum(axis=1))
         return inside - 0.5 * (x**2).sum(axis=1) / variance - math.log(2 * math.pi * variance)
 
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.exp(self._log_weights)
+        mean = weights @ self._points
+        return mean, np.sqrt(weights @ (self._points - mean) ** 2 + self.noise**2)
+
 
 class _Rings(Distribution):
     """Concentric circles with isotropic Gaussian noise, each with mass in proportion to its circumference.
@@ -206,6 +294,9 @@ class _Rings(Distribution):
         terms = -((r - self.radii) ** 2) / (2 * variance) + np.log(self.weights * ive(0, r * self.radii / variance))
         return np.asarray(logsumexp(terms, axis=1)) - math.log(2 * math.pi * variance)
 
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(2), np.full(2, math.sqrt(self.weights @ self.radii**2 / 2 + self.noise**2))
+
 
 class _Checkerboard(Distribution):
     """Uniform on the eight dark squares, of side 2, of the board [-4, 4)²: floor(x/2) + floor(y/2) even."""
@@ -222,6 +313,9 @@ class _Checkerboard(Distribution):
         dark = np.floor(x / 2).sum(axis=1) % 2 == 0
         inside = ((x >= -4) & (x < 4)).all(axis=1)
         return np.where(dark & inside, -math.log(32.0), -np.inf)
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(2), np.full(2, 8.0 / math.sqrt(12.0))  # both coordinates are uniform on [-4, 4)
 
 
 class _Pinwheel(Distribution):
@@ -254,6 +348,10 @@ class _Pinwheel(Distribution):
         white = [(self._turned(feature, k, -1) - self.centre) / self.spread for k in range(self.arms)]
         constant = math.log(2 * math.pi * self.spread.prod() * self.scale**2 * self.arms)
         return np.asarray(logsumexp([-0.5 * (w**2).sum(axis=1) for w in white], axis=0)) - constant
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        square = (self.centre**2 + self.spread**2).sum()  # of the radius, which turning leaves as it is
+        return np.zeros(2), np.full(2, self.scale * math.sqrt(square / 2))
 
 
 class _TutorialMoons(Distribution):
@@ -319,6 +417,9 @@ class _Digits(Distribution):
     def _draw(self, generator: np.random.Generator, n: int) -> np.ndarray:
         return self.data[generator.integers(len(self.data), size=n)]
 
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.data.mean(axis=0), _varying(self.data.mean(axis=0), self.data.std(axis=0))
+
 
 def get(name: str) -> Distribution:
     """The distribution of that name.
@@ -373,6 +474,11 @@ def _generator(key: Any) -> np.random.Generator:
     if words.ndim != 1:
         raise ValueError(f"key must be one JAX key; got an array of shape {key.shape}.")
     return np.random.default_rng([*np.asarray(words).tolist(), words.size])  # never the stream of an integer seed
+
+
+def _varying(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The standard deviations, with 1 where they are rounding alone."""
+    return np.where(deviation <= 1e-12 * np.maximum(np.abs(mean), 1e-300), 1.0, deviation)
 
 
 def _frozen(values: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ official Energy Matching 2-D network is read as well (`ctrlgen.foreign`).
 from __future__ import annotations
 
 import difflib
+import filecmp
 import hashlib
 import json
 import os
@@ -63,7 +64,7 @@ class ModelSummary:
         size: bytes on disk.
         path: of its folder.
         description: the first line of prose in its card.
-        shipped: whether it came with ctrlgen.
+        shipped: whether it came with ctrlgen; a copy of such a model in ./models counts, another of its name does not.
     """
 
     name: str
@@ -212,6 +213,17 @@ def _shipped() -> Path:
     return Path(next(iter(packaged.__path__)))
 
 
+def _is_shipped(path: Path) -> bool:
+    """Whether a model's folder is one that came with ctrlgen, or holds the same config and weights.
+
+    In a checkout ./models is the shipped folder itself, or that of which an installed package has a copy.
+    """
+    own = _shipped() / path.name
+    if not (own / CONFIG).exists():
+        return False
+    return own.samefile(path) or filecmp.cmpfiles(own, path, (CONFIG, WEIGHTS), shallow=False)[0] == [CONFIG, WEIGHTS]
+
+
 def _models() -> dict[str, Path]:
     """name -> folder; ./models hides a shipped model of the same name."""
     found: dict[str, Path] = {}
@@ -244,7 +256,7 @@ def _locate(name_or_path: str | os.PathLike) -> Path:
 
 def _summary(name: str, path: Path) -> ModelSummary:
     size = sum(p.stat().st_size for p in path.iterdir() if p.is_file())
-    common: dict[str, Any] = {"name": name, "size": size, "path": path, "shipped": path.parent == _shipped()}
+    common: dict[str, Any] = {"name": name, "size": size, "path": path, "shipped": _is_shipped(path)}
     try:
         config = _read_config(path)
     except ModelError as error:

@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 import ctrlgen as cg
-from tests.test_docs import build_site
+from tests.docs.built import build_site
 
 pytestmark = pytest.mark.browser
 

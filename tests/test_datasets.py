@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+import ctrlgen as cg
 from ctrlgen import datasets
 from ctrlgen.datasets import Gaussian
 
 EXACT = [d for d in map(datasets.get, datasets.names()) if d.has_density]
 SHAPES = ("eight_gaussians", "two_moons", "rings", "checkerboard", "pinwheel", "tutorial_moons", "tutorial_gaussians")
 SKEWED = Gaussian([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]])
+MOVED = datasets.two_moons.standardised([0.3, -0.2], [2.0, 0.5])
 
 
 def grid(bounds, count):
@@ -21,14 +23,14 @@ def grid(bounds, count):
     return np.stack(centres, axis=-1).reshape(-1, 2), np.prod([e[1] - e[0] for e in edges])
 
 
-@pytest.mark.parametrize("distribution", [*EXACT, SKEWED], ids=repr)
+@pytest.mark.parametrize("distribution", [*EXACT, SKEWED, MOVED], ids=repr)
 def test_density_is_normalised(distribution):
     points, area = grid(distribution.bounds, 400)
     mass = np.exp(distribution.log_density(points)).sum() * area
     assert -1e-6 < mass - 1 < 1e-9  # the box may cut off 1e-6
 
 
-@pytest.mark.parametrize("distribution", [*EXACT, SKEWED], ids=repr)
+@pytest.mark.parametrize("distribution", [*EXACT, SKEWED, MOVED], ids=repr)
 def test_samples_follow_the_density(distribution):
     n, cells, fine = 40_000, 16, 20
     x = distribution.sample(7, n)
@@ -157,6 +159,65 @@ def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'pip install "ctrlgen\[digits\]"'):
         datasets._Digits("fresh").sample(0, 1)
+
+
+@pytest.mark.parametrize("distribution", [*EXACT, SKEWED], ids=repr)
+def test_standardised_means_are_0_and_deviations_1(distribution):
+    """By the midpoint rule over the density, which knows nothing of the moments."""
+    unit = distribution.standardised()
+    points, area = grid(unit.bounds, 400)
+    mass = np.exp(unit.log_density(points)) * area
+    mean = mass @ points
+    assert np.abs(mean).max() < 1e-5
+    assert np.abs(mass @ (points - mean) ** 2 - 1).max() < 1e-4  # the box may cut off 1e-6, and cells are 1/400 of it
+    assert np.allclose(unit.standardised().center, 0, rtol=0, atol=1e-15)
+    assert np.allclose(unit.standardised().scale, 1, rtol=1e-15)
+
+
+def test_standardised_samples_are_those_of_the_base_in_other_units():
+    x = datasets.two_moons.sample(3, 50)
+    assert np.array_equal(MOVED.sample(3, 50), (x - [0.3, -0.2]) / [2.0, 0.5])
+    assert (MOVED.name, MOVED.dim, MOVED.has_density) == ("two_moons, standardised", 2, True)
+    exact, again = datasets.two_moons.standardised(), MOVED.standardised()
+    assert np.allclose(again.center, (exact.center - [0.3, -0.2]) / [2.0, 0.5], rtol=1e-12)
+    assert np.allclose(again.scale, exact.scale / [2.0, 0.5], rtol=1e-15)
+    half = SKEWED.standardised(scale=[2.0, 4.0])
+    assert np.array_equal(half.center, SKEWED.mean)
+    assert np.array_equal(SKEWED.standardised(center=[0.0, 1.0]).scale, np.sqrt([2.0, 0.5]))
+    with pytest.raises(ValueError, match="read-only"):
+        half.scale[0] = 1
+
+
+def test_standardised_tables_and_samples():
+    digits = datasets.digits.standardised()
+    rows = (datasets.digits.data - digits.center) / digits.scale
+    varies = datasets.digits.data.std(axis=0) > 0
+    assert 0 < varies.sum() < 64  # some pixels are always white
+    assert np.abs(rows.mean(axis=0)).max() < 1e-12
+    assert np.allclose(rows.std(axis=0), varies, rtol=0, atol=1e-12)
+    with pytest.raises(TypeError, match="<digits, standardised, 64-D> has no density"):
+        digits.log_density(rows)
+    rows = datasets.tutorial_moons.standardised().sample(0, 20_000)  # its law is known from these alone
+    assert np.abs(rows.mean(axis=0)).max() < 1e-12
+    assert np.abs(rows.std(axis=0) - 1).max() < 1e-12
+    well = cg.Gibbs(cg.DoubleWell(1), 0.5)
+    assert np.array_equal(well.standardised().center, well.sample(0, 20_000).mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"center": [0.0]}, r"center must be finite, of shape \(2,\); got \[0.0\]"),
+        ({"scale": 2.0}, r"scale must be finite, of shape \(2,\); got 2.0"),
+        ({"center": [0.0, np.nan]}, "center must be finite"),
+        ({"scale": [1.0, 0.0]}, r"scale must be positive in every coordinate; got \[1. 0.\]"),
+    ],
+)
+def test_bad_units(given, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.rings.standardised(**given)
+    with pytest.raises(TypeError, match="base must be a Distribution; got ndarray"):
+        datasets.Standardised(np.zeros((5, 2)), [0.0, 0.0], [1.0, 1.0])  # pyright: ignore
 
 
 def test_bad_names_and_keys():

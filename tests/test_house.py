@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,9 +109,34 @@ def test_public_names_exist_and_are_documented(name):
                 assert (inspect.getdoc(getattr(thing, label)) or "").strip(), f"{name}.{label} has no docstring"
 
 
-def test_unknown_public_name_lists_what_exists():
-    with pytest.raises(AttributeError, match=r"no attribute 'Quadratik'; it has .*Quadratic"):
-        cg.Quadratik  # noqa: B018  # pyright: ignore
+@pytest.mark.parametrize(
+    ("module", "wrong", "meant"),
+    [
+        (cg, "Langvin", "Langevin"),
+        (cg, "Quadratik", "Quadratic"),
+        (cg, "gaussian_mixture", "GaussianMixture"),
+        (cg, "GIBBS", "Gibbs"),
+        (cg.interop, "to_nlsy", "to_nlsys"),
+        (cg.interop, "DensityFeedback", "density_feedback"),
+    ],
+)
+def test_a_misspelt_name_is_told_what_was_meant_once(module, wrong, meant):
+    with pytest.raises(AttributeError) as caught:
+        getattr(module, wrong)
+    told = f"module '{module.__name__}' has no attribute '{wrong}'. Did you mean '{meant}'?"
+    assert str(caught.value) == told
+    printed = subprocess.run(  # Python may add a suggestion of its own where nothing catches the error
+        [sys.executable, "-c", f"import {module.__name__} as m; m.{wrong}"], capture_output=True, text=True, check=False
+    )
+    assert printed.stderr.splitlines()[-1] == f"AttributeError: {told}"
+
+
+def test_a_name_like_no_other_is_told_what_exists():
+    with pytest.raises(AttributeError, match=r"no attribute 'zzz'. It has Annealing, .*Quadratic, .* train\.$"):
+        cg.zzz  # noqa: B018  # pyright: ignore
+    with pytest.raises(AttributeError, match=r"'ctrlgen.interop' has no attribute 'zzz'. It has density_feedback, "):
+        cg.interop.zzz  # noqa: B018  # pyright: ignore
+    assert set(cg.interop._NAMES) <= set(dir(cg.interop))
 
 
 def test_no_file_of_the_package_is_two_ideas():

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -206,6 +207,32 @@ def test_names_are_found_in_the_working_folder_first(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"no model 'ring', as a name or a path. Did you mean 'rings'\?") as caught:
         cg.load_energy("ring")
     assert "['eights', 'rings']" in str(caught.value)
+
+
+def test_the_models_of_a_checkout_are_the_shipped_ones(monkeypatch, tmp_path):
+    root = Path(store.__file__).resolve().parents[1]
+    names = {p.parent.name for p in (root / "models").glob("*/config.json")}
+    monkeypatch.chdir(root)
+    assert store._models()["rings"].parent == Path("models")  # they stand before the packaged ones, and are the same
+    assert {m.name for m in cg.list_models() if m.shipped} == names >= {"rings", "two_moons", "digits"}
+    monkeypatch.chdir(tmp_path)
+    assert {m.name for m in cg.list_models() if m.shipped} == names
+
+
+def test_a_copy_of_a_shipped_model_is_that_model_and_another_of_its_name_is_not(tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped"
+    for name in ("rings", "eights", "moons"):
+        cg.save_energy(MIXTURE, shipped / name)
+    monkeypatch.setattr(store, "_shipped", lambda: shipped)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shipped, "models")
+    assert [(m.shipped, m.path.parent.name) for m in cg.list_models()] == [(True, "models")] * 3
+    cg.save_energy(FORMULA, "models/eights", overwrite=True)
+    (Path("models/moons") / WEIGHTS).write_bytes(b"damaged")
+    assert {m.name: m.shipped for m in cg.list_models()} == {"eights": False, "moons": False, "rings": True}
+    (shipped / "rings" / WEIGHTS).unlink()
+    shutil.rmtree("models")
+    assert [(m.name, m.shipped) for m in cg.list_models()] == [("eights", True), ("moons", True), ("rings", True)]
 
 
 def test_a_damaged_model_is_listed_as_such(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+import ctrlgen
+
 _NAMES = {
     "to_nlsys": "systems",
     "from_control": "systems",
@@ -14,5 +16,9 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module 'ctrlgen.interop' has no attribute {name!r}; it has {', '.join(_NAMES)}")
+        raise ctrlgen._no_attribute(__name__, name, _NAMES)
     return getattr(import_module(f"ctrlgen.interop.{_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

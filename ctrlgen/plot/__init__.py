@@ -7,6 +7,7 @@ matplotlib is touched (figures are made without pyplot). Save with `ax.figure.sa
 from ctrlgen.plot.animation import animate
 from ctrlgen.plot.certificates import barrier, lyapunov, region, stochastic_barrier
 from ctrlgen.plot.claims import no_certificate, verdict, verdict_table
+from ctrlgen.plot.divergence import thinned
 from ctrlgen.plot.landscape import energy, images, particles, safe_set
 from ctrlgen.plot.look import (
     BLACK,
@@ -23,7 +24,7 @@ from ctrlgen.plot.look import (
     figure,
     style,
 )
-from ctrlgen.plot.loops import decay, draw_rate, energies, inputs, response, thinned, transport
+from ctrlgen.plot.loops import decay, draw_rate, energies, inputs, response, transport
 from ctrlgen.plot.metrics import contraction, contraction_region
 from ctrlgen.plot.modes import design, feedback, slow_modes
 from ctrlgen.plot.movie import Movie

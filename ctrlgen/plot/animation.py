@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ctrlgen.plot.divergence import last_sound, leaving_record
 from ctrlgen.plot.landscape import energy, outside_of, point_size
 from ctrlgen.plot.look import BLACK, BLUE, DENSITY, GRID, OUTSIDE, RED, SKY, figure, set_title, styled
 from ctrlgen.plot.loops import Curve, ellipse, extent, lyapunov_curve
@@ -50,7 +51,8 @@ def animate(
     dimension they are a histogram beside the Gibbs density; in more a plane is looked at, before what is reached at the
     end (pale). A grid's density is an image in one scale of colours, which ends where three times the highest Gibbs
     density lies; a Gaussian is its ellipses of one and two standard deviations. KL is computed once, at up to 40
-    records; where it is not defined its panel is left out.
+    records; where it is not defined its panel is left out. A run that diverged is shown up to there, on axes of the
+    records before; the title of the last frame says so.
 
     Args:
         response: of a closed loop, with at least 2 records. `simulate(..., record=)` says how many there are.
@@ -81,12 +83,16 @@ def animate(
         raise ValueError("response must have at least 2 records to move; pass record= to simulate.")
     pick = check_plane(plane, d) if d > 1 else (0, 0)
     box = _frame_box(response, pick, bounds)
-    which = np.unique(np.round(np.linspace(0, records - 1, min(frames, records))).astype(int))
+    last, leaving = last_sound(response), leaving_record(response)
+    leaving = [] if leaving is None or response.plant.kind != "particles" else [leaving]
+    end = records if last is None else last + 1
+    which = np.unique(np.round(np.linspace(0, end - 1, min(frames - len(leaving), end))).astype(int))
+    which = np.append(which, np.array(leaving, dtype=int))
     curve = _curve(response) if kl else None
     axes = figure(1, 1 if curve is None else 2, PANEL)[0]
     scene = SCENES[response.plant.kind](response, axes[0], box, pick, which, most)
     grow = None if curve is None else _growing(axes[1], curve)
-    pictures = _rendered(axes[0].figure, axes[0], response, which, scene, grow, progress)
+    pictures = _rendered(axes[0].figure, axes[0], response, which, last, scene, grow, progress)
     movie = Movie(pictures, response.time[which], float(fps), f"{type(response.plant).__name__}: the transport")
     if target is not None:
         movie.save(target)
@@ -109,13 +115,15 @@ def _growing(ax: Axes, curve: Curve) -> Callable[[float], None]:
     """The Lyapunov curve, up to a time; the axes stay as they are for all of it."""
     shown = np.isfinite(curve.value) & (curve.value > 0)
     time, value, error = curve.time[shown], curve.value[shown], curve.error[shown]
+    kept = curve.sound[shown] if curve.sound[shown].any() else np.ones(len(time), bool)
+    sound = value[kept]
     ax.set_yscale("log")
     ax.plot(time, value, "-", color="0.8", linewidth=1.0)
     (line,) = ax.plot([], [], "-o", color=BLUE, markersize=2.5, linewidth=1.3)
-    lowest = max(float(value.min()), 0.3 * float(np.median(error)), 1e-12 * float(value.max()))
+    lowest = max(float(sound.min()), 0.3 * float(np.median(error[kept])), 1e-12 * float(sound.max()))
     ax.set(
         xlim=(curve.time[0], curve.time[-1]),
-        ylim=(0.5 * lowest, 2 * float(value.max())),
+        ylim=(0.5 * lowest, (2 if curve.sound.all() else 20) * float(sound.max())),
         xlabel="time",
         ylabel="KL [nats]",
     )
@@ -134,6 +142,7 @@ def _rendered(
     ax: Axes,
     response: Response,
     which: np.ndarray,
+    last: int | None,
     scene: Draw,
     grow: Callable[[float], None] | None,
     progress: bool,
@@ -147,7 +156,9 @@ def _rendered(
     out: list[Image.Image] = []
     for k in tqdm(which, desc="frames", unit="", disable=not progress, leave=False):
         scene(int(k))
-        set_title(ax, f"t = {response.time[k]:.{digits}f}")
+        ends = last is not None and k == which[-1]
+        then = "" if not ends else ", it diverges" if k != last else ", then it diverges"
+        set_title(ax, f"t = {response.time[k]:.{digits}f}{then}")
         if grow is not None:
             grow(float(response.time[k]))
         canvas: Any = fig.canvas
@@ -195,7 +206,9 @@ def _particles(
         filtered = response.filter is not None  # then its part of the energy is drawn as its border
         energy((response.controller if filtered else None) or response.energy_block, ax, box)
     else:
-        ax.scatter(*points[-1].T, s=point_size(len(points[-1])), c=SKY, alpha=0.35, linewidths=0)
+        last = last_sound(response)
+        final = points[-1 if last is None else last]
+        ax.scatter(*final.T, s=point_size(len(final)), c=SKY, alpha=0.35, linewidths=0)
         ax.set(xlabel=f"x{pick[0] + 1}", ylabel=f"x{pick[1] + 1}", xlim=box[:, 0], ylim=box[:, 1])
     safe = _safe_set(response, ax, box, pick)
     dots = ax.scatter([], [], s=point_size(len(points[0])), c=BLACK, alpha=0.7, linewidths=0, zorder=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from ctrlgen.certify.premise import shown_down
 from ctrlgen.energies.base import Energy
 from ctrlgen.energies.feedback import DensityFeedback
+from ctrlgen.plot.divergence import last_sound, mark_divergence, measured_at
 from ctrlgen.plot.landscape import energy, particles, safe_set
 from ctrlgen.plot.look import (
     BLACK,
@@ -25,6 +27,7 @@ from ctrlgen.plot.look import (
     STYLES,
     axes_or_new,
     figure,
+    readable,
     styled,
 )
 from ctrlgen.response import Response
@@ -43,7 +46,7 @@ def decay(
     """The Lyapunov curve V(t) = KL(ρ_t ‖ ρ*) with its errors, on a log axis, beside an exponential rate.
 
     Where log Z is out of reach (particles in more than three dimensions), V(t) less its last value, from the free
-    energy: the unknown constant drops out.
+    energy: the unknown constant drops out. Of a run that diverged it shows what was before, and where that ends.
 
     Args:
         response: of any plant.
@@ -58,15 +61,19 @@ def decay(
     time, kl, error, curve = measured.time, measured.value, measured.error, measured.label
     good = kl > 0
     ax.set_yscale("log")
-    if error.any():
+    where = measured.sound  # the error of what diverged has no meaning, and would hide the rest
+    if error.any() and where.sum() > 1:
         low = np.maximum(kl - 2 * error, 1e-12)
-        ax.fill_between(time, low, np.maximum(kl + 2 * error, low), color=SKY, alpha=0.4, linewidth=0, label="± 2 s.e.")
+        band = time[where], low[where], np.maximum(kl + 2 * error, low)[where]
+        ax.fill_between(*band, color=SKY, alpha=0.4, linewidth=0, label="± 2 s.e.")
     ax.plot(time[good], kl[good], color=BLUE, marker="o", markersize=2.5, linewidth=1.2, label=curve)
-    if (kl[good] > error[good]).any():  # what is far below its own error is noise, and would stretch the axis
-        lowest = max(float(kl[good].min()), 0.3 * float(np.median(error)))
-        ax.set_ylim(0.5 * lowest, 2 * float(kl[good].max()))
+    told = good & where
+    if (kl[told] > error[told]).any():  # what is far below its own error is noise, and would stretch the axis
+        lowest = max(float(kl[told].min()), 0.3 * float(np.median(error[where])))
+        ax.set_ylim(0.5 * lowest, (2 if where.all() else 20) * float(kl[told].max()))
     if rate is not None:
         draw_rate(ax, time, rate, anchor or (float(time[0]), float(kl[0])), label)
+    mark_divergence(response, ax)
     ax.set(xlabel="time", ylabel="KL [nats]")
     ax.grid(True, which="major", alpha=0.25)
     ax.legend()
@@ -90,7 +97,8 @@ def draw_rate(
 def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray:
     """A closed loop's response: KL on a log axis, energies over time and, in one or two dimensions, the density.
 
-    In two dimensions a run under a safety filter shows its safe set as well.
+    In two dimensions a run under a safety filter shows its safe set as well. A run that diverged is shown up to there:
+    its last record before that is the density that is drawn, and the axes are those of the records before.
 
     Args:
         response: of particles, a grid or a Gaussian.
@@ -113,10 +121,18 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
     plain = getattr(response.plant, "mobility", None) is None and response.schedule is None and not (bent or moved)
     overdamped = type(response.plant).__name__ in ("Langevin", "FokkerPlanckGrid", "GaussianPlant")
     certified = 2 * bound if bound is not None and bound > 0 and plain and overdamped else None
-    decay(response, axes[0], certified, label="certified, continuous time", most=most)
+    last = last_sound(response)
+    try:
+        decay(response, axes[0], certified, label="certified, continuous time", most=most)
+    except ValueError as error:  # what has no Gibbs measure diverges, and has no KL
+        if last is None:
+            raise
+        _say(axes[0], f"KL is not defined: {error}")
     energies(response, axes[1], most)
     if len(axes) == 3:
-        _density(response, len(response.time) - 1, axes[2])
+        _density(response, len(response.time) - 1 if last is None else last, axes[2])
+        if last is not None:
+            axes[2].set_title(f"t = {response.time[last]:.3g}, before it diverges")
     return axes
 
 
@@ -124,16 +140,22 @@ def response(response: Response, axes: Any = None, most: int = 60) -> np.ndarray
 def energies(response: Response, ax: Axes | None = None, most: int = 60) -> Axes:
     """Mean energy and free energy over time, with their errors."""
     ax = axes_or_new(ax)
-    which = thinned(len(response.time), most)
-    time = response.time[which]
+    which, sound = measured_at(response, most)
+    time, lowest, highest = response.time[which], np.inf, -np.inf
     for name, label, color, marker in (
         ("mean_energy", "mean energy", ORANGE, "-"),
         ("free_energy", "free energy F", GREEN, "--"),
     ):
         values = [response.at(int(k), name) for k in which]  # type: ignore[arg-type]
         value, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
-        ax.fill_between(time, value - 2 * error, value + 2 * error, color=color, alpha=0.25, linewidth=0)
+        low, high = (value - 2 * error)[sound], (value + 2 * error)[sound]
+        lowest, highest = min(lowest, float(low.min())), max(highest, float(high.max()))
+        ax.fill_between(time[sound], low, high, color=color, alpha=0.25, linewidth=0)
         ax.plot(time, value, marker, color=color, linewidth=1.4, label=label)
+    if not sound.all():
+        margin = 0.5 * max(highest - lowest, 0.1 * max(abs(highest), abs(lowest)), 1e-300)
+        ax.set_ylim(lowest - margin, highest + margin)
+    mark_divergence(response, ax)
     ax.set(xlabel="time", ylabel="energy")
     ax.grid(True, alpha=0.25)
     ax.legend()
@@ -168,7 +190,7 @@ def transport(
 ) -> np.ndarray:
     """The density on the landscape at several times, from the start to the end, evenly in the logarithm of time.
 
-    In two dimensions a run under a safety filter shows its safe set as well.
+    In two dimensions a run under a safety filter shows its safe set as well. A run that diverged is shown up to there.
 
     Args:
         response: in one or two dimensions.
@@ -181,11 +203,14 @@ def transport(
     axes = figure(1, panels, (2.9, 3.1))[0] if axes is None else np.ravel(np.asarray(axes, dtype=object))
     if bounds is None and response.plant.kind == "particles":
         bounds = extent(response)
-    last = len(response.time) - 1
+    sound = last_sound(response)
+    last = len(response.time) - 1 if sound is None else sound
     later = np.geomspace(max(1, last), max(1, last / 60), len(axes) - 1)[::-1] if len(axes) > 1 else []
-    for ax, k in zip(axes, [0, *np.round(later).astype(int)], strict=False):
+    for ax, k in zip(axes, [0, *np.minimum(np.round(later).astype(int), last)], strict=False):
         _density(response, int(k), ax, E, bounds)
         ax.set_title(f"t = {response.time[k]:.3g}", fontsize="medium")
+    if sound is not None:
+        axes[-1].set_title(f"t = {response.time[last]:.3g}, before it diverges", fontsize="medium")
     for ax in axes[1:]:
         ax.set_ylabel("")
     return axes
@@ -193,46 +218,52 @@ def transport(
 
 @dataclass(frozen=True)
 class Curve:
-    """V over time: times (k,), values (k,) [nats] with standard errors (k,), and what V is."""
+    """V over time: times (k,), values (k,) [nats] with standard errors (k,), what V is, and what is before it diverges.
+
+    `sound` (k,) is True of all records of a run that did not diverge.
+    """
 
     time: np.ndarray
     value: np.ndarray
     error: np.ndarray
     label: str
+    sound: np.ndarray
 
 
 def lyapunov_curve(response: Response, most: int) -> Curve:
-    """V = KL at up to `most` records; where log Z is out of reach, V less its last value, from the free energy."""
-    which = thinned(len(response.time), most)
+    """V = KL at up to `most` records; where log Z is out of reach, V less its last value, from the free energy.
+
+    That is its lowest value where the run diverged.
+    """
+    which, sound = measured_at(response, most)
     known = response.plant.kind != "particles" or response.log_partition is not None
     values = [response.at(int(k), "kl" if known else "free_energy") for k in which]
     kl, error = np.array([float(v.value) for v in values]), np.array([float(v.error) for v in values])
     if known:
-        return Curve(response.time[which], kl, error, "KL to the Gibbs measure")
+        return Curve(response.time[which], kl, error, "KL to the Gibbs measure", sound)
     heat = getattr(response.plant, "reference_temperature", response.plant.temperature)
-    return Curve(response.time[which], (kl - kl[-1]) / heat, error / heat, "KL less its last value")
+    base, name = (kl[-1], "last") if last_sound(response) is None else (kl[sound].min(), "lowest")
+    return Curve(response.time[which], (kl - base) / heat, error / heat, f"KL less its {name} value", sound)
 
 
-def thinned(count: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count` records, first and last included, evenly in the logarithm of the index."""
-    if count <= most:
-        return np.arange(count)
-    later = np.unique(np.round(np.geomspace(1, count - 1, most - 1)).astype(int))
-    missing = np.setdiff1d(np.arange(1, count), later)[: most - 1 - len(later)]
-    return np.concatenate([[0], np.sort(np.concatenate([later, missing]))])
+def _say(ax: Axes, text: str) -> None:
+    """A sentence where a curve would be."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, readable(fill(text, 38)), ha="center", va="center", transform=ax.transAxes, parse_math=False)
 
 
 def extent(response: Response) -> np.ndarray:
-    """(2, d): a box that holds all but the outermost of the density at the start and at the end."""
+    """(2, d): a box that holds all but the outermost of the density at the start and at the last sound record."""
     plant: Any = response.plant
     if plant.kind == "grid":
         return np.transpose(plant.bounds).astype(np.float64)
+    last = last_sound(response)
+    ends = [response.snapshots[0], response.snapshots[-1 if last is None else last]]
     if plant.kind == "gaussian":
-        ends = [response.snapshots[0], response.snapshots[-1]]
         mean = np.stack([np.asarray(g.mean) for g in ends])
         spread = 3.5 * np.sqrt(np.stack([np.diag(np.asarray(g.covariance)) for g in ends]))
         return np.stack([(mean - spread).min(axis=0), (mean + spread).max(axis=0)])
-    both = np.concatenate([response.snapshots[0], response.snapshots[-1]]).astype(np.float64)
+    both = np.concatenate(ends).astype(np.float64)
     low, high = np.quantile(both, [0.001, 0.999], axis=0)
     margin = 0.12 * np.maximum(high - low, 1e-9)
     return np.stack([low - margin, high + margin])

@@ -56,6 +56,7 @@ NOT_RESULTS = {
     "Gaussian", "Restricted", "Sublevel", "Properties", "Piece", "NetworkBounds", "Recipe", "Phase", "State",
     "ParticlePlant", "Driven", "_APrioriMonitor", "ClosedLoop", "Objective", "DensityFeedback", "Domain",
     "BarrierFunction", "Estimate", "Bracket", "UpperBound", "Skewed", "Annealed", "Moments", "Rate", "FilteredDrift",
+    "Standardised",
 }  # fmt: skip
 
 

@@ -285,9 +285,9 @@ GROUPS = (
                       "training/fit.py training/objectives.py training/quadrature.py training/result.py "
                       "training/run.py training/update.py"),
             *_nothing("pictures",
-                      "plot/animation.py plot/certificates.py plot/claims.py plot/landscape.py plot/look.py "
-                      "plot/loops.py plot/metrics.py plot/modes.py plot/movie.py plot/portrait.py plot/rates.py "
-                      "plot/results.py plot/slices.py"),
+                      "plot/animation.py plot/certificates.py plot/claims.py plot/divergence.py plot/landscape.py "
+                      "plot/look.py plot/loops.py plot/metrics.py plot/modes.py plot/movie.py plot/portrait.py "
+                      "plot/rates.py plot/results.py plot/slices.py"),
             *_nothing("the command line, reports, and how threads are used",
                       "cli.py demo.py jobs.py report/findings.py report/page.py report/provenance.py report/run.py "
                       "report/script.py threads.py"),
