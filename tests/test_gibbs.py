@@ -41,7 +41,11 @@ ENERGIES = {
     "quadratic": (cg.Quadratic(SPD, [1.0, -1.0]), 0.6),
     "linear regression": (cg.condition(cg.Quadratic(SPD), [1.0, 1.0], 0.5, 0.4, temperature=0.3), 0.3),
 }
-members = pytest.mark.parametrize(("energy", "temperature"), ENERGIES.values(), ids=ENERGIES.keys())
+MORE = {"either, at another temperature", "observed", "gaussians, colder"}  # in the slow tests
+members = pytest.mark.parametrize(
+    ("energy", "temperature"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] if name in MORE else []) for name, case in ENERGIES.items()],
+)
 
 
 @members

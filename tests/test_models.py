@@ -48,6 +48,7 @@ def test_divergence_from_the_data_is_that_of_the_card(name):
     assert kl <= 0.02
 
 
+@pytest.mark.slow
 def test_divergence_of_sharp_edges_is_that_of_the_card():
     """Gauss-Legendre nodes, which crowd towards the edges, on each dark square; log Z by adaptive cells."""
     energy = cg.load_energy("checkerboard")
@@ -62,6 +63,7 @@ def test_divergence_of_sharp_edges_is_that_of_the_card():
     assert kl <= 0.02
 
 
+@pytest.mark.slow
 def test_the_loop_reaches_the_data_and_stays():
     name = "two_moons"
     found = measure_quality(cg.load_energy(name), datasets.get(name), points=1000, repeats=4)

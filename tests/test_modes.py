@@ -135,6 +135,7 @@ def test_sampled_modes_are_those_of_the_grid():
     np.testing.assert_allclose(modes.at(modes.samples).std(axis=0), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sampled_modes_of_a_gaussian_in_six_dimensions():
     # E = ½ Σ κᵢxᵢ²: slow rates are -κᵢ, and 2κ₁ of the square of the slowest
     kappa = np.array([0.3, 0.5, 1.0, 2.0, 3.0, 4.0])

@@ -1,5 +1,7 @@
 """The response: its measures against closed forms, its exports, what it says."""
 
+from dataclasses import replace
+
 import control as ct
 import numpy as np
 import pytest
@@ -141,7 +143,14 @@ def test_no_certificate_without_noise():
     assert (np.diff(response.kl) > 0).all()
 
 
-@pytest.mark.parametrize("metric", [None, [2.0, 0.5], [[2.0, 0.5], [0.5, 0.4]]], ids=["identity", "diagonal", "full"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        pytest.param(None, id="identity"),
+        pytest.param([2.0, 0.5], id="diagonal", marks=pytest.mark.slow),
+        pytest.param([[2.0, 0.5], [0.5, 0.4]], id="full"),
+    ],
+)
 def test_effort_of_the_flow_is_the_fall_of_the_energy(metric):
     """-dE/dt = |u|² in the metric, path by path; without noise a step of 1e-3 has a relative error of L·h/2 = 0.2 %."""
     start = np.random.default_rng(0).normal(size=(64, 2))
@@ -176,22 +185,35 @@ def test_effort_counts_the_skew_part():
     """E = |x|²/2 and J = jR turn at constant speed while |x| falls: |u|² = (1 + j²)|x|²; to L·h = 0.2 %."""
     start = np.array([[1.0, 0.0], [0.0, 2.0]])
     plant = cg.Langevin(1e-12, 1e-4, skew=[[0.0, 3.0], [-3.0, 0.0]])
-    response = cg.ClosedLoop(plant, cg.Quadratic(np.eye(2))).simulate(start, 0.5, record=5001, dtype=np.float64)
+    response = cg.ClosedLoop(plant, cg.Quadratic(np.eye(2))).simulate(start, 0.5, record=501, dtype=np.float64)
     exact = (1 + 3.0**2) * (start**2).sum(axis=1) * (1 - np.exp(-1.0)) / 2
     np.testing.assert_allclose(response.effort, exact, rtol=2e-3)
 
 
 def test_effort_is_refused_where_more_than_the_energy_commands():
-    start, ball = np.zeros((20, 2)), cg.SafetyFilter([cg.BarrierFunction("4 - x**2 - y**2", ["x", "y"])], gain=1.0)
-    loops = [
-        cg.ClosedLoop(cg.KineticLangevin(EPS, 1.0, 0.01), OU),
-        cg.ClosedLoop(cg.Langevin(EPS, 0.01, metric=lambda x: 1 + x**2), OU),
-        cg.ClosedLoop(cg.Langevin(EPS, 0.01), OU, safety=ball),
-        cg.ClosedLoop(cg.Langevin(EPS, 0.01), OU, extra=ct.ss([], [], [], -np.eye(2))),
-    ]
-    for loop in loops:
+    ball = cg.SafetyFilter([cg.BarrierFunction("4 - x**2 - y**2", ["x", "y"])], gain=1.0)
+    plain = cg.ClosedLoop(cg.Langevin(EPS, 0.01), OU).simulate(np.zeros((20, 2)), 0.02)
+    assert (plain.effort >= 0).all()
+    for part in (
+        {"plant": cg.KineticLangevin(EPS, 1.0, 0.01)},
+        {"plant": cg.Langevin(EPS, 0.01, metric=lambda x: 1 + x**2)},
+        {"filter": ball},
+        {"extra": ct.ss([], [], [], -np.eye(2))},
+    ):
         with pytest.raises(ValueError, match=r"effort is defined for Langevin with a constant metric and GradientFlow"):
-            loop.simulate(start, 0.02).effort  # noqa: B018
+            replace(plain, **part).effort  # noqa: B018
+
+
+@pytest.mark.slow
+def test_effort_of_a_run_under_a_filter_or_an_extra_controller_is_refused():
+    ball = cg.SafetyFilter([cg.BarrierFunction("4 - x**2 - y**2", ["x", "y"])], gain=1.0)
+    for parts in ({"safety": ball}, {"extra": ct.ss([], [], [], -np.eye(2))}):
+        loop = cg.ClosedLoop(cg.Langevin(EPS, 0.01), OU, **parts)
+        with pytest.raises(ValueError, match="effort is defined for Langevin"):
+            loop.simulate(np.zeros((20, 2)), 0.02).effort  # noqa: B018
+
+
+def test_effort_on_a_grid_is_refused():
     grid = cg.ClosedLoop(cg.FokkerPlanckGrid([(-4, 4)] * 2, (20, 20), EPS), OU)
     with pytest.raises(AttributeError, match="effort is for particles plants"):
         grid.simulate(cg.Gaussian([0.0, 0.0], 1.0), 0.1).effort  # noqa: B018

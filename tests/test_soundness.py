@@ -436,9 +436,10 @@ def brief_rechecks(monkeypatch):
     monkeypatch.setattr(smt, "STRATEGIES", {"qfnra-nlsat": "seed"})
 
 
-def test_no_false_claim_is_proved_and_no_true_one_refuted():
-    tally = sweep(200, FAMILIES)
-    assert sum(n for (_, method, _, _), n in tally.items() if method == "auto") >= 200
+@pytest.mark.parametrize("examples", [70, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_false_claim_is_proved_and_no_true_one_refuted(examples):
+    tally = sweep(examples, FAMILIES)
+    assert sum(n for (_, method, _, _), n in tally.items() if method == "auto") >= examples
     assert share(tally, True, Status.PROVED) >= 0.6  # else UNDECIDED to everything would pass
     assert share(tally, False, Status.REFUTED) >= 0.6
 

@@ -127,6 +127,7 @@ def test_metrics_of_formulas_that_are_known(expr, domain, metric, rate):
     assert verdict.recheck()
 
 
+@pytest.mark.slow
 def test_a_metric_of_a_formula_holds_at_points_and_beats_the_identity():
     energy = cg.SymbolicEnergy("x**2/8 + (y - x**2/4 + 1)**2*8", ["x", "y"])
     verdict = optimal_metric(energy, cg.Box([-0.5, -1.2], [0.5, -1]), timeout=20)
@@ -180,8 +181,13 @@ LESS = cg.compose([cg.Quadratic(np.diag([2.0, 9.0])), MIXTURE], [1.0, -0.5])
 
 @pytest.mark.parametrize(
     ("energy", "structure"),
-    [(SUM, "full"), (TRAINED, "diagonal"), (MIXTURE, "full"), (MIXTURE, "diagonal"), (LESS, "full")],
-    ids=["sum", "trained", "mixture", "mixture, diagonal", "less"],
+    [
+        pytest.param(SUM, "full", id="sum", marks=pytest.mark.slow),
+        pytest.param(TRAINED, "diagonal", id="trained"),
+        pytest.param(MIXTURE, "full", id="mixture"),
+        pytest.param(MIXTURE, "diagonal", id="mixture, diagonal"),
+        pytest.param(LESS, "full", id="less"),
+    ],
 )
 def test_a_metric_on_the_whole_space_holds_everywhere(energy, structure):
     verdict = optimal_metric(energy, structure=structure, timeout=4)
@@ -207,7 +213,9 @@ def test_a_network_whose_constants_are_known_has_a_multiple_of_the_identity():
     np.testing.assert_allclose(verdict.metric, known.hessian_upper * np.eye(3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("energy", [MIXTURE, TRAINED + SUM], ids=["mixture", "sum"])
+@pytest.mark.parametrize(
+    "energy", [pytest.param(MIXTURE, id="mixture"), pytest.param(TRAINED + SUM, id="sum", marks=pytest.mark.slow)]
+)
 def test_on_a_box_interval_hessians_prove_nearly_what_points_show(energy):
     box = cg.Box([-1, -1], [1, 1])
     verdict = optimal_metric(energy, box, timeout=15)
@@ -286,6 +294,7 @@ def test_a_domain_is_written_in_the_names_of_the_formula():
     assert "the domain is convex" in verdict.assumptions
 
 
+@pytest.mark.slow
 def test_eight_dimensions_by_intervals():
     names = [f"x{i}" for i in range(8)]
     expr = "+".join(f"{k + 1}*{s}**2 + {s}**4/4" for k, s in enumerate(names)) + "+ x0*x1"

@@ -150,7 +150,9 @@ def test_moore_greitzer_contracts_on_the_whole_plane():
         (REVERSED_VAN_DER_POL, 0, 0.1, Ball([0, 0], 0.4)),
         (REVERSED_VAN_DER_POL, 2, 0.1, Ball([0, 0], 0.6)),
         (PENDULUM, 0, 0.1, Box([-1, -2], [1, 2])),
-        (["-2*x + exp(-y**2)", "-y - 3*tanh(x)"], 0, 0.05, Box([-0.3, -0.3], [0.3, 0.3])),
+        pytest.param(
+            ["-2*x + exp(-y**2)", "-y - 3*tanh(x)"], 0, 0.05, Box([-0.3, -0.3], [0.3, 0.3]), marks=pytest.mark.slow
+        ),
         (["-x + x/(2 + 2*x**2) + 2*y", "-y - y**3"], 0, 0.3, None),
         (["-x + sin(x)/2 + 2*y", "-y"], 0, 0.4, None),
     ],

@@ -151,7 +151,14 @@ def test_a_constant_energy_is_undecided(energy):
     assert "constant" in verdict.reason or "identity up to rounding" in verdict.reason
 
 
-@pytest.mark.parametrize("energy", [cg.Quadratic(SPD), cg.DoubleWell(), NETWORK], ids=["quadratic", "well", "network"])
+@pytest.mark.parametrize(
+    "energy",
+    [
+        pytest.param(cg.Quadratic(SPD), id="quadratic"),
+        pytest.param(cg.DoubleWell(), id="well"),
+        pytest.param(NETWORK, id="network", marks=pytest.mark.slow),
+    ],
+)
 def test_the_langevin_loop_keeps_its_measure_and_others_do_not(energy):
     for drift, noise in ((energy, 0.3), (2.0 * energy, 0.6), (0.1 * energy, 0.1 * 0.3)):
         verdict = not_invariant(energy, 0.3, drift, noise)

@@ -90,6 +90,7 @@ def test_the_grid_is_fine_enough(method):
     assert fine[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_neighbours_agree_with_the_grid_at_ten_times():
     value, error = estimates("neighbours", 0, 20_000, range(1, RECORDS))
     difference = value - kl(120)[1:]

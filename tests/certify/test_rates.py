@@ -132,12 +132,26 @@ def test_flat_walls_cost_no_accuracy(bounds):
     assert rate.error < 1e-4 * exact
 
 
+STAIRS = {
+    "disc": (DISC, 1.8411837813**2),
+    "tilted": (TILTED, (np.pi / 1.4) ** 2),
+    "diamond": (DIAMOND, np.pi**2 / 2),
+    "corner": (CORNER, 1.4756218),
+}
+BOUNDS = {"found": None, "given": [(-1.2, 1.25), (-1.2, 1.21)]}
+
+
 @pytest.mark.parametrize(
-    ("energy", "exact"),
-    [(DISC, 1.8411837813**2), (TILTED, (np.pi / 1.4) ** 2), (DIAMOND, np.pi**2 / 2), (CORNER, 1.4756218)],
-    ids=["disc", "tilted", "diamond", "corner"],
+    ("energy", "exact", "bounds"),
+    [
+        # where the box is found the corner's is the worst; the others are in the slow tests
+        pytest.param(
+            *case, box, id=f"{way}-{name}", marks=[pytest.mark.slow] if way == "found" and name != "corner" else []
+        )
+        for way, box in BOUNDS.items()
+        for name, case in STAIRS.items()
+    ],
 )
-@pytest.mark.parametrize("bounds", [None, [(-1.2, 1.25), (-1.2, 1.21)]], ids=["found", "given"])
 def test_staircases_are_in_the_error(energy, exact, bounds):
     """Corner: Dauge's benchmark for the L shape; its mode has a singular gradient, which costs accuracy too."""
     rate = spectral_gap_rate(energy, 0.6, bounds, sides=(30, 60, 120))
@@ -185,7 +199,7 @@ def test_the_line_to_no_width():
     assert _at_no_width(width, 0.0 * width) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("length", [20, 50])
+@pytest.mark.parametrize("length", [20, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_mode_that_reaches_farther_than_the_mass(length):
     """E = 3x between walls: ε/4 (E'/ε)² + ε (π/L)², though all but 1e-10 of the mass is in the first 7.7."""
     inside = Constraints([Constraint(Field(f"x*({length} - x)", ["x"]))])

@@ -39,6 +39,7 @@ def test_stops_near_equilibrium_and_not_before():
     assert not any("share particles" in a for a in response.certificate.assumptions)
 
 
+@pytest.mark.slow
 def test_a_single_check_is_more_easily_fooled_than_several_in_a_row():
     when = [
         np.mean([LOOP.simulate(far(1000), 30.0, key=k, stop=SteinResidual(checks=m, interval=0.1)).time[-1]
@@ -208,6 +209,7 @@ def test_groups_of_successive_looks_are_disjoint_where_there_are_enough():
     assert any("share particles" in a for a in response.certificate.assumptions)
 
 
+@pytest.mark.slow
 def test_blind_to_a_well_that_was_never_reached():
     well = cg.DoubleWell(1, barrier=8.0)
     start = 1 + 0.1 * np.random.default_rng(1).normal(size=(4000, 1))

@@ -217,7 +217,7 @@ def over_cell(name, order, centre, radius):
     return at[order] + at[order + 1] * across + wide[order + 2] * across * across / 2, float(at[order].mid())
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n == "softplus" else []) for n in SMOOTH])
 def test_ranges_of_the_derivatives_are_proved_and_sharp(name):
     """σ' and σ'' in balls that cover [-40, 40]; beyond, they are within 1e-15 of their limits (`intervals._asymptote`).
 
@@ -596,13 +596,20 @@ def test_shipped_models_sampled_below_box_below_everywhere(name, boxes, factor):
 @pytest.mark.parametrize(
     "energy",
     [
-        *(network(name, confinement=0.2) for name in SMOOTH),
-        network(("relu", "tanh")),
-        network("tanh", dim=3, features=2),
-        cg.TrainedEnergy(network("gelu", confinement=0.2), [1.0, 2.0], [0.5, 3.0]),
-        FAMILY["weighted"],
+        *(
+            pytest.param(network(k, confinement=0.2), id=k, marks=[] if k == "tanh" else pytest.mark.slow)
+            for k in SMOOTH
+        ),
+        pytest.param(network(("relu", "tanh")), id="kinks"),
+        pytest.param(network("tanh", dim=3, features=2), id="features"),
+        *(
+            pytest.param(energy, id=name, marks=pytest.mark.slow)
+            for name, energy in {
+                "trained": cg.TrainedEnergy(network("gelu", confinement=0.2), [1.0, 2.0], [0.5, 3.0]),
+                "weighted": FAMILY["weighted"],
+            }.items()
+        ),
     ],
-    ids=[*SMOOTH, "kinks", "features", "trained", "weighted"],
 )
 def test_boxes_of_networks(energy):
     center = np.full(energy.dim, 0.7)

@@ -1,5 +1,6 @@
 """Density feedback as a controller block: its command, its saturation, and what it may not be taken for."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_command_is_the_saturated_mean():
     drift = -np.stack([4 * x[:, 0] * (x[:, 0] ** 2 - 1), x[:, 1]], axis=1)  # Lx = -∂E/∂x
     expected = np.clip(-drift.mean(axis=0) * [2, 3], -1.5, 1.5)
     np.testing.assert_allclose(block.command(x), expected, rtol=1e-10)
-    np.testing.assert_allclose(block.commanded(jnp.asarray(x.T, jnp.float32)), expected, rtol=1e-5)
+    np.testing.assert_allclose(eqx.filter_jit(block.commanded)(jnp.asarray(x.T, jnp.float32)), expected, rtol=1e-5)
     np.testing.assert_allclose(feedback(limit=[0.1, 0.2]).command(x + 1), [0.1, 0.2])
     np.testing.assert_allclose(feedback(limit=100.0, offset=[1.0, 0.5]).command(x) - [1.0, 0.5],
                                -drift.mean(axis=0) * [2, 3], rtol=1e-10)  # fmt: skip
@@ -125,7 +126,7 @@ class TestInTheLoop:
         one, many = loop.simulate(start, 1.0, key=3, record=2), loop.simulate(start, 1.0, key=3, record=37)
         np.testing.assert_array_equal(one.final, many.final)
 
-    @pytest.mark.parametrize("period", [0.01, 0.05])
+    @pytest.mark.parametrize("period", [0.01, pytest.param(0.05, marks=pytest.mark.slow)])
     def test_one_step_by_hand(self, period):
         # a command is held for whole steps: x⁺ = x - h(∇E + u) + the noise of the free loop's same key
         loop = cg.ClosedLoop(cg.Langevin(0.2, 0.01), feedback(period=period))
@@ -151,6 +152,7 @@ class TestInTheLoop:
             with pytest.raises(ValueError, match="safety must be None with a density feedback"):
                 cg.ClosedLoop(plant, feedback(), safety=disc)
 
+    @pytest.mark.slow
     def test_behind_walls_by_an_energy_that_has_them(self):
         safety = cg.SafetyFilter(cg.Box([-1.6, -1.0], [1.6, 1.0]), mode="reflected")
         plant = cg.Langevin(0.2, 0.01, "mala")
@@ -166,7 +168,7 @@ class TestInTheLoop:
         with pytest.raises(ValueError, match="law must be 'riccati' for an energy with walls"):
             cg.interop.density_feedback(walled, GRID, [lambda x: x[0]], order=3, law="dissipative")
 
-    @pytest.mark.parametrize("particles", [1, 2, 3])
+    @pytest.mark.parametrize("particles", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
     def test_fewer_particles_than_inputs(self, particles):
         phi = potentials(["x", "y", "x*y"], WELLS, "inputs")
         law = Scaled(tuple(Generated(WELLS, f, 0.2) for f in phi), np.ones(3))

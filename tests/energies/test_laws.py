@@ -10,10 +10,22 @@ from ctrlgen.precision import float64
 from tests.energies.family import FAMILY
 
 CLAIMING = {k: e for k, e in FAMILY.items() if e.properties != cg.Properties()}
-members = pytest.mark.parametrize("energy", FAMILY.values(), ids=FAMILY.keys())
 SYMBOLIC = {
     k: e for k, e in FAMILY.items() if k not in ("callable", "network", "network with features", "trained", "weighted")
 }
+# the dearest to compile, each of a class of which another member is looked at in every run of the tests
+DEAR = {
+    "12-D mixture", "diagonal mixture", "either of three", "many components", "network with features", "observed 12-D",
+    "quadratic 12-D",
+}  # fmt: skip
+
+
+def each(energies, dear=DEAR):
+    parts = [pytest.param(e, id=k, marks=[pytest.mark.slow] if k in dear else []) for k, e in energies.items()]
+    return pytest.mark.parametrize("energy", parts)
+
+
+members = each(FAMILY)
 
 
 @members
@@ -55,7 +67,8 @@ def test_laplacian_is_the_trace_of_the_hessian(energy, rng):
     np.testing.assert_allclose(energy.laplacian(x), trace, rtol=1e-11, atol=1e-11)
 
 
-@members
+# one estimate for all of them, from their products with the Hessian: a few in every run
+@each(FAMILY, FAMILY.keys() - {"quadratic", "callable", "full mixture", "funnel", "network", "symbolic", "weighted"})
 def test_hutchinson_is_within_its_error(energy, rng):
     x = rng.normal(size=(16, energy.dim))
     estimate = energy.laplacian_estimate(x, probes=200, key=3)
@@ -64,7 +77,7 @@ def test_hutchinson_is_within_its_error(energy, rng):
     assert estimate.value.shape == estimate.error.shape == (16,)
 
 
-@pytest.mark.parametrize("energy", SYMBOLIC.values(), ids=SYMBOLIC.keys())
+@each(SYMBOLIC)
 def test_symbolic_view_agrees_with_jax(energy, rng):
     sympy = pytest.importorskip("sympy")
     states = sympy.symbols(f"s1:{energy.dim + 1}", real=True)
@@ -109,7 +122,7 @@ def test_wrong_shapes_are_named(energy):
         energy("nonsense")
 
 
-@pytest.mark.parametrize("energy", CLAIMING.values(), ids=CLAIMING.keys())
+@each(CLAIMING)
 def test_established_constants_hold(energy, rng):
     """Every claimed constant is checked against the Hessians and gradients at 400 points, near and far."""
     x = rng.normal(size=(400, energy.dim)) * rng.choice([0.3, 1.0, 4.0], size=(400, 1))

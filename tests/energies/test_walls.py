@@ -53,8 +53,12 @@ def spread(constraints, n=4000, seed=0):
 # Functions --------------------------------------------------------------------------------------------------------
 
 
-@sets
-def test_values_are_those_of_the_definition(constraints):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in {"far ball", "ellipse", "lens", "strips"} else []) for n in SETS],
+)
+def test_values_are_those_of_the_definition(name):
+    constraints = SETS[name]
     x, inside = spread(constraints)
     assert 100 < inside.sum() < 3900
     np.testing.assert_array_equal(Walls(constraints)(x), np.where(inside, 0.0, np.inf))
@@ -139,7 +143,7 @@ def test_what_is_established():
             assert (known.hessian_upper, known.gradient_bound, known.oscillation, known.dissipativity) == (None,) * 4
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 6))])
 def test_the_bound_lies_below_every_hessian(seed):
     rng = np.random.default_rng(seed)
     x, y = sp.symbols("x y", real=True)

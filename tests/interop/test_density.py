@@ -88,6 +88,7 @@ def test_the_bilinear_system_moves_as_the_grid_does():
     np.testing.assert_allclose(free.outputs, z0[:, None] * np.exp(np.outer(rates, TIMES)), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_loop_under_feedback_is_closed():
     block = cg.interop.density_feedback(WELLS, GRID, ["x", "y"], order=6, period=0.0005)
     loop = cg.ClosedLoop(GRID, block)

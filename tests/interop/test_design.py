@@ -29,6 +29,7 @@ def test_case_15_on_the_grid():
     assert closed.kl[-1] < 2e-6
 
 
+@pytest.mark.slow
 def test_particles_reach_the_sampling_floor_and_stay_at_the_gibbs_measure():
     block = density_feedback(WELLS, GRID, ["x", "y"])
     r = cg.ClosedLoop(cg.Langevin(0.2, 0.005), block).simulate(START, 8.0, record=9, particles=10_000)
@@ -42,6 +43,7 @@ def test_particles_reach_the_sampling_floor_and_stay_at_the_gibbs_measure():
     assert float(w2.value) < float(floor.value) + 4 * float(floor.error)
 
 
+@pytest.mark.slow
 def test_unequal_wells_and_a_small_gap():
     energy = cg.SymbolicEnergy("(x**2 - 1)**2 + (y**2 - 1)**2 + x/10", ["x", "y"])
     run = cg.ClosedLoop(GRID, density_feedback(energy, GRID, ["x", "y"])).simulate(START, 3.0, record=301)
@@ -130,7 +132,9 @@ def test_data_driven_feedback_in_four_dimensions():
 
 
 class TestDissipative:
-    @pytest.mark.parametrize("start", [START, cg.Gaussian([-0.3, 0.5], 0.12 * np.eye(2))])
+    @pytest.mark.parametrize(
+        "start", [START, pytest.param(cg.Gaussian([-0.3, 0.5], 0.12 * np.eye(2)), marks=pytest.mark.slow)]
+    )
     def test_kl_never_falls_slower_than_the_open_loop(self, start):
         block = density_feedback(WELLS, GRID, ["x", "y"], law="dissipative", period=0.002)
         run = cg.ClosedLoop(GRID, block).simulate(start, 1.0, record=101)

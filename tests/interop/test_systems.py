@@ -144,6 +144,10 @@ def test_verdicts_are_those_of_the_energy():
         assert verdict.status.name == plain.status.name == status
         assert verdict.margin == pytest.approx(plain.margin, rel=1e-12)
         assert verdict.recheck()
+
+
+@pytest.mark.slow
+def test_verdicts_on_a_network_are_those_of_the_energy():
     ours, plain = (FAR.verify(f, **SETS) for f in (flow(NETWORK), NETWORK))
     assert (ours.status, ours.margin) == (plain.status, pytest.approx(plain.margin, rel=1e-12))
     assert ours.status.name == "REFUTED"
@@ -224,6 +228,7 @@ def test_a_network_inside_an_interconnection_is_read_by_jax(rng):
     np.testing.assert_allclose(np.asarray(field.columns(jnp.asarray(x[:, None]))).T, -NETWORK.gradient(x[None]), 1e-5)
 
 
+@pytest.mark.slow
 def test_an_interconnection_of_two_energies_is_their_weighted_sum(rng):
     plant = ct.ss(np.zeros((2, 2)), np.eye(2), np.eye(2), np.zeros((2, 2)), name="plant")
     parts = [cg.interop.to_nlsys(e, name=f"E{k}") for k, e in enumerate((NETWORK, WELLS))]

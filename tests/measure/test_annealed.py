@@ -89,6 +89,7 @@ def test_modes_far_apart(separation):
     assert out.error < 0.06  # a mode missed is off by 0.5
 
 
+@pytest.mark.slow
 def test_product_of_double_wells():
     """Σ (xᵢ² - 1)² in 4-D, 16 modes behind barriers of 5 ε: four times a quadrature on a line."""
     energy = cg.CallableEnergy(lambda x: jnp.sum((x**2 - 1) ** 2, axis=0), 4)
@@ -99,7 +100,7 @@ def test_product_of_double_wells():
     assert out.error < 0.04
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_against_quadrature(dim):
     energy = cg.CallableEnergy(
         lambda x: (x[0] ** 2 - 1) ** 2 + jnp.sum((x[1:] - x[0]) ** 2, axis=0) / 2 + x[0] / 4, dim
@@ -124,7 +125,7 @@ def test_constants_and_temperature_enter_as_they_should():
 
 
 def test_the_other_method_comes_along():
-    pair = [measure.log_partition(quartic(4), 1.0, method=m, particles=300, key=4) for m in METHODS]
+    pair = [measure.log_partition(quartic(4), 1.0, method=m, particles=200, key=4) for m in METHODS]
     for one in pair:
         spread = math.hypot(one.error, one.other.error)
         assert 0 < abs(one.value - one.other.value) < 3 * spread
@@ -156,6 +157,7 @@ def test_infinite_energies():
         measure.log_partition(walled(4, 0.25), 1.0, method="thermodynamic")
 
 
+@pytest.mark.slow
 def test_a_box_has_all_its_mass():
     box = cg.CallableEnergy(lambda x: jnp.where((jnp.abs(x) < 1).all(axis=0), x[0], jnp.inf), 4)
     out = measure.log_partition(box, 1.0, particles=4000)
@@ -293,9 +295,8 @@ def test_kl_of_particles_in_four_dimensions():
 
 
 def test_progress_is_shown_where_it_is_asked_for(capsys):
-    energy = cg.Quadratic(np.eye(4))
-    quiet = measure.log_partition(energy, 1.0, particles=100)
+    quiet = measure.log_partition(quartic(4), 1.0, particles=200)
     assert capsys.readouterr().err == ""
-    shown = measure.log_partition(energy, 1.0, particles=100, progress=True)
+    shown = measure.log_partition(quartic(4), 1.0, particles=200, progress=True)
     assert "annealing" in capsys.readouterr().err
     assert shown == quiet

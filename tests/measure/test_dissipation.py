@@ -36,11 +36,12 @@ def score_distance(data, energy, temperature, count=600):
 @pytest.mark.parametrize(
     ("energy", "temperature", "shortfall"),
     [
-        (Quadratic(np.eye(2) / 8), 1.0, 0.12),
-        (GaussianMixture(datasets.eight_gaussians.centres, 0.5), 1.0, 0.05),
-        (GaussianMixture(datasets.eight_gaussians.centres, 0.25), 0.5, 0.05),
+        pytest.param(Quadratic(np.eye(2) / 8), 1.0, 0.12, id="far", marks=pytest.mark.slow),
+        pytest.param(
+            GaussianMixture(datasets.eight_gaussians.centres, 0.5), 1.0, 0.05, id="wider", marks=pytest.mark.slow
+        ),
+        pytest.param(GaussianMixture(datasets.eight_gaussians.centres, 0.25), 0.5, 0.05, id="hotter"),
     ],
-    ids=["far", "wider", "hotter"],
 )
 def test_fisher_of_eight_gaussians(energy, temperature, shortfall):
     """A lower bound, short by no more than the stated share."""

@@ -197,7 +197,10 @@ def test_safe_sets_that_cannot_be_drawn():
         plot.safe_set(cg.SafetyFilter(DISC), [[-1, -1]])
 
 
-@pytest.mark.parametrize(("mode", "certified"), [("reflected", True), ("barrier_energy", True), ("cbf", False)])
+@pytest.mark.parametrize(
+    ("mode", "certified"),
+    [*(pytest.param(mode, True, marks=pytest.mark.slow) for mode in ("reflected", "barrier_energy")), ("cbf", False)],
+)
 def test_a_filtered_response_shows_its_safe_set(mode, certified):
     safety = cg.SafetyFilter(DISC, 5.0, mode=mode)
     loop = cg.ClosedLoop(cg.Langevin(1.0, 0.01), QUADRATIC, safety=safety)

@@ -182,6 +182,7 @@ def run(path, out, *arguments):
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_script_answers_with_its_exit_code(tmp_path):
     done = run(write(tmp_path), tmp_path / "good", "--seed", "4", "--quick", "--more-of-it", "2")
     kept = stored(tmp_path / "good", "asked")
@@ -200,7 +201,7 @@ def test_a_script_answers_with_its_exit_code(tmp_path):
     [
         ("raise RuntimeError('lost its way')", BROKEN, "failed"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)", INTERRUPTED, "interrupted"),
-        ("raise KeyboardInterrupt", INTERRUPTED, "interrupted"),
+        pytest.param("raise KeyboardInterrupt", INTERRUPTED, "interrupted", marks=pytest.mark.slow),
     ],
 )
 def test_what_was_found_before_the_end_is_kept(tmp_path, action, code, status):

@@ -107,6 +107,7 @@ def test_one_analysis_again_keeps_the_others(made, tmp_path):
     assert [name for name in kept if kept[name] != after[name]] == ["b_killed.json"]
 
 
+@pytest.mark.slow
 def test_figures_of_another_analysis_are_not_taken_for_its_own(tmp_path):
     """`pair` begins the name of `pair_of_two`."""
     write(tmp_path, "pair", DRAW)
@@ -132,6 +133,7 @@ def test_what_was_not_run_is_told(tmp_path):
     assert "<strong>Not run: b.</strong>" in report.path.read_text()
 
 
+@pytest.mark.slow
 def test_a_failing_claim_is_marked_at_the_top(tmp_path):
     write(tmp_path, "ok")
     write(tmp_path, "wrong", last="False")
@@ -154,6 +156,7 @@ def test_slips_are_told_before_any_work(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_measures_time_runs_alone_and_last(tmp_path):
     note = "open('{}', 'a').write('%s %f\\n' % (found.name, time.time())); time.sleep(0.5)"
     note += "; open('{}', 'a').write('%s %f\\n' % (found.name, time.time()))"
@@ -194,6 +197,7 @@ def test_an_interruption_keeps_what_there_is(tmp_path):
     assert "b_slow" in report.path.read_text()
 
 
+@pytest.mark.slow
 def test_what_still_runs_elsewhere_is_not_told(tmp_path):
     write(tmp_path, "a")
     write(tmp_path, "b")
@@ -225,6 +229,7 @@ def test_the_shipped_analyses_state_their_questions():
     assert [a.name for a in found.values() if a.alone] == ["scaling"]
 
 
+@pytest.mark.slow
 def test_the_command_lists_and_runs(tmp_path, monkeypatch):
     write(tmp_path, "fine")
     write(tmp_path, "wrong", last="False")

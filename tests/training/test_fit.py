@@ -98,7 +98,10 @@ RESUMABLE = {
 }
 
 
-@pytest.mark.parametrize("objective", RESUMABLE.values(), ids=RESUMABLE.keys())
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(o, id=k, marks=[] if k == "persistent chains" else pytest.mark.slow) for k, o in RESUMABLE.items()],
+)
 def test_interrupted_and_resumed_is_the_straight_run_to_the_bit(objective, tmp_path, monkeypatch):
     data = cg.datasets.two_moons
     straight = train(data=data, objective=objective)

@@ -24,8 +24,15 @@ def fit(energy, data, objective, **options):
     return result
 
 
-@pytest.mark.parametrize("nodes", [0, 512], ids=["every cell", "sampled cells"])
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(
+    ("dim", "nodes"),
+    [
+        pytest.param(1, 0, id="1-every cell"),
+        pytest.param(2, 512, id="2-sampled cells"),
+        pytest.param(2, 0, id="2-every cell", marks=pytest.mark.slow),
+        pytest.param(1, 512, id="1-sampled cells", marks=pytest.mark.slow),
+    ],
+)
 def test_maximum_likelihood_recovers_mean_and_variance(dim, nodes):
     rng = np.random.default_rng(0)
     data = rng.normal(size=(4000, dim)) * [0.7, 1.5][:dim] + [1.0, -0.5][:dim]

@@ -20,7 +20,7 @@ def log_gaussian(x, deviation):
     return -jnp.sum((x - 0.3) ** 2, axis=0) / (2 * deviation**2) - d * np.log(deviation * np.sqrt(2 * np.pi))
 
 
-@pytest.mark.parametrize(("dim", "points"), [(1, 64), (2, 48), (3, 28)])
+@pytest.mark.parametrize(("dim", "points"), [(1, 64), pytest.param(2, 48, marks=pytest.mark.slow), (3, 28)])
 @pytest.mark.parametrize("deviation", [0.4, 1.6])
 def test_cells_integrate_a_gaussian(dim, points, deviation):
     cells = grid(dim, points)
