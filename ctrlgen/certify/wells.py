@@ -128,9 +128,9 @@ def _quartic(expr: Any, x: sp.Symbol, place: int, dim: int, epsilon: float, name
         return wells(bend**2 / (4 * lead), -bend / (2 * lead), epsilon, label, [place], floor)
     try:  # log(4As + 2p) - As²/ε is largest
         best = (math.sqrt(float(bend) ** 2 + 8 * float(lead) * epsilon) - float(bend)) / (4 * float(lead))
-    except OverflowError:
+    except (OverflowError, ZeroDivisionError):  # beyond floats
         return []
-    if not 0 < best < math.inf:
+    if not 0 < best * max(SHARES) < math.inf:
         return []
     return [_cut(lead, bend, Fraction(best * share), label, [place], floor) for share in (*SHARES, 1.0)]
 

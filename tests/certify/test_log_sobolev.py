@@ -294,3 +294,8 @@ def test_a_check_reads_the_function_again():
     assert verdict.recheck()
     stiffness["value"] = 1.0
     assert not verdict.recheck()
+
+
+@pytest.mark.parametrize(("lead", "temperature"), [("1e-330", 1.0), ("1e-316", 1e300)])
+def test_quartics_beyond_floats_are_no_error(lead, temperature):
+    assert log_sobolev(symbolic(f"{lead}*x**4 + x**2/2"), temperature).status is not cg.Status.REFUTED
