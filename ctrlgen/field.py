@@ -446,6 +446,12 @@ def traced(
                 f"{error}. Write it with jax.numpy, or give formulas."
             ) from error
         got = values.shape
+        read = sp.lambdify(states, values.tolist(), modules=["scipy", "numpy"], cse=True, dummify=True)
+        said = Trials(lambda t, x, u: function(x), dim, 0).difference(lambda t, x, u: read(*x))
+        if said:
+            raise ValueError(
+                f"{name} must do the same with numbers as with symbols; it {said}. Give formulas."
+            ) from error
     else:
         got, kind = probe.shape, probe.dtype
         if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):

@@ -5,13 +5,14 @@ A constant of the function is the decimal that it prints as for the formula, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from ctrlgen.continuity import Condition, JumpError, conditions
 from ctrlgen.formula import rationalise
 
 MAX_OPERATIONS = 3000  # of scalars, beyond which a formula helps nobody
@@ -124,6 +125,26 @@ class SympyDomain(Domain):
     def __init__(self, most: int = MAX_OPERATIONS):
         super().__init__()
         self.left, self.most, self._size = most, most, {}
+        self._needed: dict[Condition, str] = {}
+
+    def settle(self, array: np.ndarray) -> None:
+        """Refuse formulas that are defined where the function is not: SymPy takes sqrt(x)⁴ for x².
+
+        Raises:
+            NoFormula: an argument of a root, a logarithm or the like may leave its domain, and the formulas no longer
+                tell.
+        """
+        told: dict[Any, set[str]] = {}
+        for part, sign in _told(array.flat) if self._needed else ():
+            told.setdefault(_bare(part), set()).add(sign)
+        for (part, sign), name in self._needed.items():
+            if part.is_number or _known(part, sign) or told.get(_bare(part), set()) & {sign, "> 0"}:
+                continue
+            shown = part.xreplace({s: sp.Symbol(s.name) for s in part.free_symbols})
+            raise NoFormula(f"the function has {name!r}, which needs {shown} {sign}, and its formula no longer tells")
+
+    def _needs(self, name: str, part: Any, sign: str) -> None:
+        self._needed.setdefault((part, sign), name)
 
     def number(self, value: float) -> Any:
         return rationalise(value)
@@ -177,22 +198,62 @@ class SympyDomain(Domain):
         return not a.has(sp.oo, -sp.oo, sp.nan, sp.zoo)
 
     def integer_pow(self, a, n):
+        if n < 0:
+            self._divides("integer_pow", a)
         return a**n
 
     def logaddexp(self, a, b):
         return sp.log(sp.exp(a) + sp.exp(b))
 
     def div(self, a, b):
+        self._divides("div", b)
         return a / b
 
+    def _divides(self, name: str, b: Any) -> None:
+        """Each factor of a denominator, without its power."""
+        for factor in sp.Mul.make_args(b):
+            self._needs(name, factor.as_base_exp()[0], "≠ 0")
+
     def pow(self, a, b):
+        if b.is_Integer:
+            return self.integer_pow(a, int(b))
+        self._needs("pow", a, "≥ 0" if b.is_positive else "> 0")
         return a**b
 
     def square(self, a):
         return a**2
 
+    def sqrt(self, a):
+        self._needs("sqrt", a, "≥ 0")
+        return sp.sqrt(a)
+
     def rsqrt(self, a):
+        self._needs("rsqrt", a, "> 0")
         return 1 / sp.sqrt(a)
+
+    def log(self, a):
+        self._needs("log", a, "> 0")
+        return sp.log(a)
+
+    def tan(self, a):
+        self._needs("tan", sp.cos(a), "≠ 0")
+        return sp.tan(a)
+
+    def asin(self, a):
+        self._needs("asin", 1 - a**2, "≥ 0")
+        return sp.asin(a)
+
+    def acos(self, a):
+        self._needs("acos", 1 - a**2, "≥ 0")
+        return sp.acos(a)
+
+    def acosh(self, a):
+        self._needs("acosh", a - 1, "≥ 0")
+        return sp.acosh(a)
+
+    def atanh(self, a):
+        self._needs("atanh", 1 - a**2, "> 0")
+        return sp.atanh(a)
 
     def exp2(self, a):
         return 2**a
@@ -201,7 +262,7 @@ class SympyDomain(Domain):
         return sp.exp(a) - 1
 
     def log1p(self, a):
-        return sp.log(1 + a)
+        return self.log(1 + a)
 
     def logistic(self, a):
         return 1 / (1 + sp.exp(-a))
@@ -211,27 +272,39 @@ class SympyDomain(Domain):
 
 
 for _name in [
-    "sqrt",
     "exp",
-    "log",
     "sin",
     "cos",
-    "tan",
-    "asin",
-    "acos",
     "atan",
     "sinh",
     "cosh",
     "tanh",
     "asinh",
-    "acosh",
-    "atanh",
     "erf",
     "sign",
     "atan2",
 ]:
     setattr(SympyDomain, _name, staticmethod(getattr(sp, _name)))
 SympyDomain.abs = staticmethod(sp.Abs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _told(exprs: Iterable[Any]) -> Iterator[Condition]:
+    """What formulas tell of their domains, also beside a function that may jump."""
+    for expr in exprs:
+        try:
+            yield from conditions(expr, 0)
+        except JumpError:
+            yield from _told(expr.args)
+
+
+def _bare(part: Any) -> Any:
+    """The expression without a positive factor."""
+    return part.primitive()[1]
+
+
+def _known(part: Any, sign: str) -> bool:
+    """Does it hold for all real states, as SymPy knows? Squares, exponentials, and sums of these and of numbers."""
+    return bool({"≥ 0": part.is_nonnegative, "> 0": part.is_positive, "≠ 0": part.is_nonzero}[sign])
 
 
 class ArbDomain(Domain):

@@ -75,7 +75,9 @@ def to_sympy(function: Callable, shape: tuple[int, ...], states: Sequence[sp.Sym
     real = [sp.Dummy(s.name, real=True) for s in states]
     x = np.empty(len(real), dtype=object)
     x[:] = real
-    (out,) = interpret(trace(function, shape), [x.reshape(shape)], SympyDomain())
+    domain = SympyDomain()
+    (out,) = interpret(trace(function, shape), [x.reshape(shape)], domain)
+    domain.settle(out)
     return _renamed(out, dict(zip(real, states, strict=True)))
 
 
@@ -343,6 +345,8 @@ def _convert(domain: Domain, eqn: Any, value: np.ndarray) -> np.ndarray:
         return np.frompyfunc(lambda t: domain.union([zero, one]) if t is None else one if t else zero, 1, 1)(value)
     if old != "b" and np.dtype(new).kind in "biu" and old not in "iu":
         raise NoFormula("the function casts a number that depends on the state to an integer")
+    if old == "f" and np.dtype(new).itemsize < 4:  # bfloat16 too, whose kind is "V"
+        raise NoFormula(f"the function rounds a number that depends on the state to {np.dtype(new).name}")
     return value
 
 

@@ -559,3 +559,13 @@ def test_a_large_network_has_no_formula_but_two_derivatives():
         laplacian = jax.jit(field.laplacian().columns)(jnp.asarray(x))
         np.testing.assert_allclose(laplacian, network.laplacian(x), rtol=1e-10)
         assert jax.eval_shape(field.gradient().columns, jnp.zeros((2, 5))).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda v: [np.sqrt(v[0]) ** 4], lambda v: np.exp(np.log(v))],
+    ids=["root", "logarithm"],
+)
+def test_numpy_functions_are_held_against_numbers(function):
+    with pytest.raises(ValueError, match=r"f must do the same with numbers as with symbols; it returns \[nan\]"):
+        VectorField(function, ["x"])

@@ -430,3 +430,47 @@ def test_a_function_that_is_named_like_jaxs_own_is_not_taken_for_it():
 def test_small_integers_that_may_overflow_have_no_formula():
     with pytest.raises(NoFormula, match="overflow"):
         to_sympy(lambda v: (v[0] > 0).astype(jnp.int8) * jnp.int8(100) + v[0], (1,), sp.symbols("x:1", real=True))
+
+
+HIDDEN = {
+    "sqrt": (lambda v: jnp.sqrt(v[0]) ** 4, r"'sqrt', which needs x ≥ 0"),
+    "rsqrt": (lambda v: jax.lax.rsqrt(v[0]) ** -2, "'rsqrt', which needs x > 0"),
+    "log": (lambda v: jnp.exp(jnp.log(v[0])), "'log', which needs x > 0"),
+    "log1p": (lambda v: jnp.exp(jnp.log1p(v[0])), r"'log', which needs x \+ 1 > 0"),
+    "asin": (lambda v: jnp.sin(jnp.arcsin(v[0] - 1)), "'asin', which needs"),
+    "acos": (lambda v: jnp.cos(jnp.arccos(v[0])), r"'acos', which needs 1 - x\*\*2 ≥ 0"),
+    "acosh": (lambda v: jnp.cosh(jnp.arccosh(v[0])), "'acosh', which needs x - 1 ≥ 0"),
+    "atanh": (lambda v: jnp.tanh(jnp.arctanh(v[0])), r"'atanh', which needs 1 - x\*\*2 > 0"),
+    "tan": (lambda v: jnp.tan(v[0]) * 0.0, r"'tan', which needs cos\(x\) ≠ 0"),
+    "power": (lambda v: (v[0] ** 1.5) ** 2, "'pow', which needs x ≥ 0"),
+    "division": (lambda v: v[0] * (v[1] / v[0]), "'div', which needs x ≠ 0"),
+    "integer power": (lambda v: v[0] ** -2 * v[0] ** 2, "'integer_pow', which needs x ≠ 0"),
+    "beside a jump": (lambda v: jnp.sqrt(v[0]) ** 2 + jnp.sign(v[1]), "'sqrt', which needs x ≥ 0"),
+    "half precision": (lambda v: v[0].astype(jnp.float16).astype(v.dtype), "rounds .* to float16"),
+    "bfloat16": (lambda v: v[0].astype(jnp.bfloat16).astype(v.dtype), "rounds .* to bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("function", "message"), HIDDEN.values(), ids=HIDDEN)
+def test_a_formula_that_hides_where_the_code_is_not_defined_is_refused(function, message):
+    with pytest.raises(NoFormula, match=message):
+        to_sympy(function, (3,), X)
+
+
+@pytest.mark.parametrize(
+    ("function", "formula"),
+    [
+        (lambda v: jnp.linalg.norm(v - 1) ** 2, (x - 1) ** 2 + (y - 1) ** 2 + (z - 1) ** 2),
+        (lambda v: jnp.exp(jnp.log(1 + v[0] ** 2)), 1 + x**2),
+        (lambda v: jnp.log(2 * v[0]) / (3 * jnp.sqrt(v[0])), sp.log(2 * x) / (3 * sp.sqrt(x))),
+        (lambda v: jnp.sqrt(4 * v[0]), 2 * sp.sqrt(x)),
+        (
+            lambda v: jnp.sqrt(v[0]) * v[0] + jnp.arctan2(v[1], 1 + v[0] ** 2),
+            x ** sp.Rational(3, 2) + sp.atan2(y, 1 + x**2),
+        ),
+        (lambda v: (2 + jnp.cosh(v[0])) / (2 + jnp.cosh(v[0])), sp.Integer(1)),
+    ],
+)
+def test_a_formula_that_tells_it_or_needs_nothing_is_kept(function, formula):
+    found = to_sympy(function, (3,), X)[()]
+    assert sp.expand(found - formula) == 0

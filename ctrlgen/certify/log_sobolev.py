@@ -38,7 +38,7 @@ import sympy as sp
 
 from ctrlgen.certify.constants import taken_on_trust
 from ctrlgen.certify.piece import Piece, Way
-from ctrlgen.certify.pieces import formula_of, ways
+from ctrlgen.certify.pieces import ways, whole_formula_of
 from ctrlgen.certify.premise import missing, premise, shown_down, shown_up
 from ctrlgen.certify.verdict import Step, Verdict, combine
 from ctrlgen.checks import positive
@@ -275,21 +275,18 @@ def _again(proof: _Proof, value: float) -> Callable[[], bool]:
 
 
 def _whole_formula(energy: Energy) -> tuple[Any, tuple] | None:
-    from ctrlgen.formula import rationalise
-
-    if isinstance(energy, Composition):
-        read = [formula_of(term) for term in energy.terms]
-        if any(r is None for r in read):
-            return None
-        found = [r for r in read if r is not None]
-        states = found[0][1]
-        expr = sp.Integer(0)
-        for weight, (part, own) in zip(energy.weights, found, strict=True):
-            same = rationalise(part).subs(dict(zip(own, states, strict=True)), simultaneous=True)
-            expr += sp.Rational(*float(weight).as_integer_ratio()) * same
-        return sp.expand(expr), states
-    one = formula_of(energy)
-    return None if one is None else (sp.expand(rationalise(one[0])), one[1])
+    if not isinstance(energy, Composition):
+        one = whole_formula_of(energy)
+        return None if one is None else (sp.expand(one[0]), one[1])
+    found = [whole_formula_of(term) for term in energy.terms]
+    read = [r for r in found if r is not None]
+    if len(read) < len(found):
+        return None
+    states, expr = read[0][1], sp.Integer(0)
+    for weight, (part, own) in zip(energy.weights, read, strict=True):
+        same = part.subs(dict(zip(own, states, strict=True)), simultaneous=True)
+        expr += sp.Rational(*float(weight).as_integer_ratio()) * same
+    return sp.expand(expr), states
 
 
 def _groups(expr: Any, states: tuple) -> list[tuple[Any, tuple]]:

@@ -220,10 +220,10 @@ def _mixture(energy: GaussianMixture, weight: float, name: str) -> list[Way]:
 
 def _formula(energy: SymbolicEnergy | CallableEnergy, weight: float, epsilon: float, name: str) -> list[Way]:
     """Polynomial terms, cut as `cut_polynomial` knows how, and the others one by one."""
-    found = formula_of(energy)
+    found = whole_formula_of(energy)
     if found is None:
         return []
-    expr, states = sp.expand(rationalise(found[0])), found[1]
+    expr, states = sp.expand(found[0]), found[1]
     terms = [t for t in sp.Add.make_args(expr) if t.free_symbols]
     smooth = sp.Add(*(t for t in terms if t.is_polynomial(*states)))
     parts = [SymbolicEnergy(t, states) for t in terms if not t.is_polynomial(*states)]
@@ -248,3 +248,12 @@ def formula_of(energy: Energy) -> tuple[Any, tuple] | None:
         states = default_states(None, energy.dim)
         return energy.symbolic(states), states
     return None
+
+
+def whole_formula_of(energy: Energy) -> tuple[Any, tuple] | None:
+    """`formula_of`, with exact numbers, where it is certainly continuous on the whole space: what cancels when it is
+    expanded was then finite.
+    """
+    found = formula_of(energy)
+    exact = None if found is None else rationalise(found[0])
+    return None if found is None or not formulas.continuous(exact) else (exact, found[1])

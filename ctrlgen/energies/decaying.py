@@ -50,12 +50,15 @@ def least_of_quadratic(expr: Any) -> arb | None:
 
 
 def gathered(terms: Iterable[Any]) -> list[Any]:
-    """The terms of a sum; polynomials before one and the same decaying factor in one, for their bounds do not add."""
+    """The terms of a sum; polynomials before one and the same decaying factor in one, for their bounds do not add.
+
+    No other factor: polynomials may cancel before one that is not defined everywhere.
+    """
     plain: list[Any] = []
     before: dict[Any, list[Any]] = {}
     for term in terms:
         polynomial, factor = _split(term)
-        if factor == 1:
+        if decaying_range(factor) is None:
             plain.append(term)
         else:
             before.setdefault(factor, []).append(polynomial)

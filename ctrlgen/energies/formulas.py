@@ -71,8 +71,19 @@ def twice_differentiable(expr: Any) -> bool:
 
     A function that jumps may have the derivative of one that does not: atan(tan(x)), atan2(x, -1), Piecewise.
     """
+    return _regular(expr, 2)
+
+
+def continuous(expr: Any) -> bool:
+    """Is a formula, as it stands, certainly finite and continuous on the whole space? What it expands to does not tell:
+    (x + 1) log(x) - x log(x) - log(x) is not zero where x < 0.
+    """
+    return _regular(expr, 0)
+
+
+def _regular(expr: Any, order: int) -> bool:
     try:
-        needed = conditions(expr.replace(sp.sech, lambda u: 1 / sp.cosh(u)), 2)
+        needed = conditions(expr.replace(sp.sech, lambda u: 1 / sp.cosh(u)), order)
     except JumpError:
         return False
     return all(_holds(value_range(e), sign) for e, sign in needed)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ctrlgen.energies.analytic import GaussianMixture, Quadratic
 from ctrlgen.energies.base import Energy, default_states
+from ctrlgen.energies.formulas import continuous
 from ctrlgen.energies.landscapes import Banana, DoubleWell, Ring
 from ctrlgen.energies.neural import MLPEnergy
 from ctrlgen.energies.safe_sets import escapes_into
@@ -138,7 +139,10 @@ def _of_formula(energy: Energy) -> Tail | None:
     try:
         formula = sp.sympify(energy.symbolic(states))
         exact = {v: _rational(Fraction(float(v))) for v in formula.atoms(sp.Float)}  # or expansion would round
-        poly = sp.Poly(formula.xreplace(exact), *states)
+        formula = formula.xreplace(exact)
+        if not continuous(formula):
+            return None
+        poly = sp.Poly(formula, *states)
     except (sp.PolynomialError, OverflowError, ValueError, TypeError):
         return None
     if not all(c.is_Rational for c in poly.coeffs()):

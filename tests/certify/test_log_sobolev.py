@@ -11,6 +11,7 @@ import sympy as sp
 
 import ctrlgen as cg
 from ctrlgen.certify.constants import established
+from ctrlgen.certify.existence import gibbs_measure_exists
 from ctrlgen.certify.log_sobolev import log_sobolev
 from ctrlgen.certify.pieces import at_least
 from ctrlgen.energies.tails import fractions
@@ -299,3 +300,22 @@ def test_a_check_reads_the_function_again():
 @pytest.mark.parametrize(("lead", "temperature"), [("1e-330", 1.0), ("1e-316", 1e300)])
 def test_quartics_beyond_floats_are_no_error(lead, temperature):
     assert log_sobolev(symbolic(f"{lead}*x**4 + x**2/2"), temperature).status is not cg.Status.REFUTED
+
+
+HIDDEN = {
+    "logarithm": symbolic("x**2/2 + (x + 1)*log(x) - x*log(x) - log(x)"),
+    "root": symbolic("x**2/2 + (sqrt(x) + 1)**2 - x - 2*sqrt(x)"),
+    "beside": symbolic("x**2/2") + symbolic("(x + 1)*log(x) - x*log(x) - log(x)"),
+    "terms": symbolic("x**4 + x**2") + symbolic("sqrt(x)") - symbolic("sqrt(x)"),
+    "factors": symbolic("x**2 + y**2", "x", "y") + symbolic("sqrt(x)", "x", "y") - symbolic("sqrt(x)", "x", "y"),
+    "code": cg.SymbolicEnergy(lambda v: jnp.sqrt(v[0]) ** 4 / 2, ["x"]),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_nothing_is_proved_of_what_is_not_defined_everywhere(name):
+    """Expanded, each is a polynomial; as it stands it is not a number for x < 0."""
+    energy = HIDDEN[name]
+    assert np.isnan(energy([-1.0] * energy.dim))
+    assert log_sobolev(energy, 1.0).status is cg.Status.UNDECIDED
+    assert gibbs_measure_exists(energy) is None

@@ -11,7 +11,7 @@ import sympy as sp
 import ctrlgen as cg
 from ctrlgen.energies.base import Properties
 from ctrlgen.energies.decaying import decaying_range, expanded
-from ctrlgen.energies.formulas import twice_differentiable, value_range
+from ctrlgen.energies.formulas import continuous, twice_differentiable, value_range
 
 X, Y = sp.symbols("x y", real=True)
 
@@ -120,6 +120,21 @@ def test_ranges_that_are_known(text, low, high):
 def test_what_does_not_decay_is_not_bounded(text):
     known = value_range(cg.SymbolicEnergy(text, ["x", "y"]).symbolic([X, Y]))
     assert known is None or not known[1].is_finite()
+
+
+@pytest.mark.parametrize("part", ["log(x)", "sqrt(x)", "1/x"])
+def test_what_cancels_need_not_be_defined(part):
+    expr = cg.SymbolicEnergy(f"(x + 1)*{part} - x*{part} - {part}", ["x"]).symbolic([X])
+    assert sp.expand(expr) == 0
+    assert expr != 0
+    assert value_range(expr) is None
+    assert not continuous(expr)
+    assert cg.SymbolicEnergy(expr, [X]).properties == Properties()
+
+
+@pytest.mark.parametrize("text", ["sqrt(1 + x**2)", "log(2 + sin(x))", "1/(1 + x**2)", "x**2*abs(x)", "sqrt(x**2)"])
+def test_what_is_continuous_everywhere(text):
+    assert continuous(cg.SymbolicEnergy(text, ["x"]).symbolic([X]))
 
 
 def test_the_smallest_eigenvalue_is_not_believed(monkeypatch):
